@@ -1,0 +1,150 @@
+"""What the rules share: names bound to the configuration. The logic, and its tests, are in snaketune/dag.py.
+
+Rules read as data: `settings("clean")` is the one dict that a stage reads, `of("split", path)` is a file of an earlier
+stage (a variant's own, or the main run's where the variant changes nothing), `code("clean.py")` is a script with every
+module that it imports, so that an edit reruns exactly the stages that use it and a mere touch reruns none.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+ROOT = Path(os.path.relpath(workflow.basedir))
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
+
+from snaketune import config as configuration
+from snaketune.dag import SIDES, SPLITS, STAGE_FILES, Dag, code_of, settings_of
+
+try:
+    dag = Dag(configuration.load(config), ROOT)
+    shard_files = {
+        f"{name}/{number:05d}": files
+        for name in dag.names
+        if dag.owns(name, "ingest")
+        for number, files in enumerate(dag.shards(name))
+    }
+    for name in dag.names:
+        dag.base(name)
+except configuration.ConfigError as error:
+    raise WorkflowError(f"the configuration cannot be run:\n{error}") from None
+
+LOCK = str(ROOT / "requirements.lock")
+TEMPLATES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "workflow/report").iterdir())
+CODE_FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("workflow/**/*.*") if "__pycache__" not in path.parts)
+METRIC_FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("workflow/metrics/*/*.py"))
+
+
+def settings(stage):
+    """The params of a rule: what the stage reads of the configuration."""
+    return lambda wildcards: settings_of(dag.settings[wildcards.run], stage)
+
+
+def of(stage, *paths):
+    """Files of an earlier stage; `stage` and `paths` may name wildcards."""
+
+    def files(wildcards):
+        owner = dag.owner(wildcards.run, stage.format(**wildcards))
+        found = [f"results/{owner}/{path}".format(**wildcards) for path in paths]
+        return found if len(found) > 1 else found[0]
+
+    return files
+
+
+def sharded(stage, *paths):
+    """Files of an earlier stage for every shard of the run."""
+
+    def files(wildcards):
+        owner, raw = dag.owner(wildcards.run, stage), dag.owner(wildcards.run, "ingest")
+        numbers = [key.partition("/")[2] for key in shard_files if key.startswith(f"{raw}/")]
+        return [f"results/{owner}/{path}".format(shard=number) for path in paths for number in numbers]
+
+    return files
+
+
+def code(script, *others):
+    """A script and the modules that it uses, and the lock: whatever decides what the stage does."""
+    return [*map(str, code_of(ROOT / "workflow/scripts" / script)), *(str(ROOT / other) for other in others), LOCK]
+
+
+def base_folder(wildcards):
+    """The folder of the base model."""
+    return dag.base(wildcards.run)[0]
+
+
+def base_files(wildcards):
+    """The files that stand for the content of the base model."""
+    return dag.base(wildcards.run)[1]
+
+
+def model_folder(wildcards):
+    """The folder of the model of one side, base or tuned."""
+    if wildcards.side == "base":
+        return base_folder(wildcards)
+    return f"results/{dag.owner(wildcards.run, 'train')}/model"
+
+
+def model_files(wildcards):
+    """The files that stand for the model of one side."""
+    if wildcards.side == "base":
+        return base_files(wildcards)
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    return [f"{model_folder(wildcards)}/{name}" for name in names]
+
+
+def raw_files(wildcards):
+    """The raw files of a shard, each with its path, its name in the tables, and its format."""
+    return shard_files[f"{wildcards.run}/{wildcards.shard}"]
+
+
+def raw_paths(wildcards):
+    """The paths of the raw files of a shard."""
+    return [file["path"] for file in raw_files(wildcards)]
+
+
+def hub_source(wildcards):
+    """The source of the Hub that a fetched file belongs to."""
+    path = f"resources/hub/datasets--{wildcards.slug}/{wildcards.revision}.parquet"
+    return next(
+        settings_of(dag.settings[key.partition("/")[0]], "ingest")
+        for key, files in shard_files.items()
+        if files[0]["path"] == path
+    )
+
+
+def hub_model(wildcards):
+    """The model of the Hub that a fetched folder belongs to."""
+    manifest = f"resources/hub/{wildcards.model}/{wildcards.revision}/manifest.json"
+    return next(settings_of(dag.settings[name], "base") for name in dag.names if dag.base(name)[1] == [manifest])
+
+
+def raw_inputs(wildcards):
+    """All raw files of a run, and the files of its base model."""
+    owner = dag.owner(wildcards.run, "ingest")
+    raw = [file["path"] for key, files in shard_files.items() if key.startswith(f"{owner}/") for file in files]
+    return raw + base_files(wildcards)
+
+
+def both_sides(stage, folder=None):
+    """The tables of base and tuned."""
+    places = {side: of(f"{stage}_{side}", f"{folder or stage}/{side}.parquet") for side in SIDES}
+    return lambda wildcards: [places[side](wildcards) for side in SIDES]
+
+
+def leaderboard_entries(wildcards):
+    """The metrics of the runs of this configuration, and of every other run that stands in results/."""
+    own = [f"results/{name}/metrics.json" for name in dag.names if dag.owns(name, "metrics")]
+    return own + sorted(set(map(str, Path("results").glob("*/metrics.json"))) - set(own))
+
+
+def everything():
+    """The files of every stage of every run. A middle stage that failed in a rerun is missing, and so it is made."""
+    wanted = ["results/leaderboard.csv", "results/leaderboard.html"]
+    for name in dag.names:
+        for stage, paths in STAGE_FILES.items():
+            if not dag.owns(name, stage) or (stage == "base" and not dag.settings[name]["model"]["from_scratch"]):
+                continue
+            shards = [key.partition("/")[2] for key in shard_files if key.startswith(f"{dag.owner(name, 'ingest')}/")]
+            wanted += [f"results/{name}/{path}".format(shard=shard) for path in paths for shard in shards]
+    return list(dict.fromkeys(wanted))

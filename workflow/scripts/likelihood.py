@@ -1,0 +1,117 @@
+"""The loss of every test row under one model, summed over its tokens.
+
+In:  tokens/test/ and its manifest, split/test.parquet, the folder of a model
+Out: likelihood/<side>.parquet, one line a row: sums of nats and counts of tokens, never means
+
+Rows are scored in fp32 and each token once. A completion is conditioned on its prompt, exactly as in training and in
+generation; plain text is conditioned on the begin-of-text token, so that its first token counts too, unless it fills
+all positions of the model. A text that was cut into chunks is scored chunk by chunk and summed. Rows share sequences,
+isolated from each other, so the sums do not depend on batches or padding.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from snaketune.batches import Rows, collate, pack
+from snaketune.job import run
+from snaketune.lm import device_of, load_model, load_tokenizer, positions_of, token_losses
+from snaketune.rows import read_table, write_table
+
+LIKELIHOOD = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("n_tokens", pa.int64()),
+        ("nll", pa.float64()),
+        ("n_tokens_full", pa.int64()),
+        ("nll_full", pa.float64()),
+        ("n_bytes", pa.int64()),
+        ("nll_text", pa.float64()),
+        ("n_correct", pa.int64()),
+    ]
+)
+BATCH_TOKENS = 8192
+
+
+def likelihood(
+    tokens: str, texts: str, model: str, out: str, settings: dict[str, bool], gpus: int, threads: int
+) -> str:
+    """Score the rows of a token folder; `texts` is the split that they were made of."""
+    torch.set_num_threads(threads)
+    device = device_of(gpus)
+    network = load_model(model, settings["trust_remote_code"]).to(device).eval()
+    tokenizer = load_tokenizer(model, settings["trust_remote_code"])
+    rows = Rows(tokens)
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    sums = _sums(network, rows, start, tokenizer.eos_token_id, device)
+    table = pd.DataFrame({"row_id": rows.row_ids} | sums).groupby("row_id", sort=True).sum().reset_index()
+    spoken = read_table(texts, ["row_id", "completion"]).to_pandas()
+    table["n_bytes"] = table["row_id"].map(
+        dict(zip(spoken["row_id"], spoken["completion"].str.encode("utf-8").str.len(), strict=True))
+    )
+    write_table(pa.Table.from_pandas(table[LIKELIHOOD.names], LIKELIHOOD, preserve_index=False), out, LIKELIHOOD)
+    perplexity = float(np.exp(table["nll"].sum() / table["n_tokens"].sum()))
+    return f"{len(table):,} rows, perplexity {perplexity:,.2f} over {table['n_tokens'].sum():,} completion tokens"
+
+
+def _sums(network: torch.nn.Module, rows: Rows, start: int, end: int, device: torch.device) -> dict[str, np.ndarray]:
+    """Sums by token row, [rows] each: of all tokens, of the completion, and of the completion without its end."""
+    prompts = np.asarray(rows.prompt_lengths)
+    begins = (prompts == 0) & (rows.lengths < (positions_of(network.config) or np.inf))
+    sequences = [np.concatenate([[start] * int(begins[row]), rows[row]]).astype(np.int64) for row in range(len(rows))]
+    lengths = [len(sequence) for sequence in sequences]
+    width = max(lengths)
+    blocks = pack(lengths, width)
+    size = max(1, BATCH_TOKENS // width)
+    names = ("n_tokens", "nll", "n_tokens_full", "nll_full", "nll_text", "n_correct")
+    sums = {name: np.zeros(len(rows), np.int64 if name.startswith("n_") else np.float64) for name in names}
+    with torch.no_grad():
+        for at in range(0, len(blocks), size):
+            part = blocks[at : at + size]
+            batch = collate(part, sequences, prompts, "all", end)
+            nll, hit, counted = token_losses(network, **{name: value.to(device) for name, value in batch.items()})
+            owner, place, token = _owners(part, sequences, batch["labels"], counted.cpu())
+            nll, hit = nll.double().cpu().numpy(), hit.cpu().numpy()
+            answer = place >= prompts[owner] + begins[owner]
+            is_end = answer & (token == end) & (place == [len(sequences[row]) - 1 for row in owner])
+            np.add.at(sums["nll_full"], owner, nll)
+            np.add.at(sums["n_tokens_full"], owner, 1)
+            np.add.at(sums["nll"], owner, nll * answer)
+            np.add.at(sums["n_tokens"], owner, answer)
+            np.add.at(sums["n_correct"], owner, hit & answer)
+            np.add.at(sums["nll_text"], owner, nll * (answer & ~is_end))
+    return sums
+
+
+def _owners(
+    blocks: list[list[int]], sequences: list[np.ndarray], labels: torch.Tensor, counted: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each counted token [n]: its row, its place in the row's sequence, its id."""
+    owner = np.full(labels.shape, -1, np.int64)
+    place = np.zeros(labels.shape, np.int64)
+    for number, block in enumerate(blocks):
+        at = 0
+        for row in block:
+            size = len(sequences[row])
+            owner[number, at : at + size] = row
+            place[number, at : at + size] = np.arange(size)
+            at += size
+    mask = counted.numpy()
+    return owner[:, 1:][mask], place[:, 1:][mask], labels.numpy()[:, 1:][mask]
+
+
+if __name__ == "__main__":
+    run(
+        lambda job: likelihood(
+            str(Path(job.input.tokens).with_suffix("")),
+            job.input.texts,
+            job.params.model,
+            job.output.table,
+            job.params.settings,
+            job.resources.get("gpu", 0),
+            job.threads,
+        ),
+        snakemake,
+    )

@@ -1,0 +1,197 @@
+"""The report of a run: one page that a person can read, send, print, and check against the files beside it.
+
+In:  metrics.json, ledger.parquet, ingest/quarantine.parquet, train/{history.jsonl,summary.json,curves.svg},
+     generate/{base,tuned}.parquet, scores/{base,tuned}.parquet, tokens/<split>.json, manifest.json, the templates
+Out: report.html, self-contained: no script, no font, no picture from elsewhere
+
+The order is that of a reader's questions: did it work, by how much and how surely; how did the training go; which
+rows went in and which did not, and why; what does the model say now; with which settings can I have this again.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from markupsafe import Markup
+
+from snaketune.history import read_history, verdict
+from snaketune.job import run
+from snaketune.pages import interval, label, ordered, outcome, p_value, render, short, tracks
+from snaketune.rows import read_table
+from snaketune.samples import choose
+
+STAGES = ("ingest", "clean", "dedup", "split", "tokenize")
+SPLITS = ("train", "validation", "test")
+MOST_QUARANTINED = 12
+FEW_ROWS = 50
+
+
+def report(files: Mapping[str, Any], page: str, settings: dict[str, Any]) -> str:
+    """Write the page. `files` names the inputs; `answers`, `scores` and `tokens` are lists, told apart by file name.
+
+    `settings` is the complete configuration of the run.
+    """
+    result = _json(files["metrics"])
+    metrics, history = result["metrics"], read_history(files["history"])
+    counts = ledger_counts(files["ledger"])
+    stages = funnel(counts)
+    measure, shown = choose(
+        {Path(path).stem: pq.read_table(path) for path in files["answers"]},
+        {Path(path).stem: pq.read_table(path) for path in files["scores"]},
+        settings["report"]["samples"],
+        settings["seed"],
+    )
+    html = render(
+        files["template"],
+        title=settings["report"]["title"] or result["run"],
+        run=result["run"],
+        settings=settings,
+        headline=headline(metrics),
+        metrics={name: metrics[name] | {"outcome": outcome(metrics[name])} for name in ordered(metrics)},
+        signatures=result.get("signatures") or {},
+        cautions=cautions(metrics),
+        tracks=tracks(metrics),
+        curves=Markup(Path(files["curves"]).read_text(encoding="utf-8")),
+        verdict=verdict(history),
+        funnel=stages,
+        splits=splits(counts, [Path(path) for path in files["tokens"]]),
+        quarantine=quarantined(files["quarantine"], stages),
+        samples=shown,
+        measure=measure,
+        summary=_json(files["summary"]),
+        yaml=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100),
+        manifest=_json(files["manifest"]),
+    )
+    Path(page).write_text(html, encoding="utf-8", errors="replace")
+    return headline(metrics)[0]
+
+
+def headline(metrics: dict[str, dict[str, Any]]) -> list[str]:
+    """The verdict, in two sentences at most: what became of the perplexity, and of the other metrics."""
+    sentences = []
+    if entry := metrics.get("perplexity"):
+        sentences.append(_perplexity(entry))
+    others = [name for name in ordered(metrics) if name not in ("perplexity", "perplexity_full", "bits_per_byte")]
+    by = {kind: [n for n in others if outcome(metrics[n]) == kind] for kind in ("better", "worse", "unclear")}
+    if others:
+        parts = [f"{len(names)} got {kind}" for kind in ("better", "worse") if (names := by[kind])]
+        if by["unclear"]:
+            parts.append(f"{len(by['unclear'])} {'shows' if len(by['unclear']) == 1 else 'show'} no clear difference")
+        firsts = [name for name in ("bleu", "rougeL", "exact_match") if name in others][:2]
+        numbers = ", ".join(f"{label(n)} {short(metrics[n]['base'])} → {short(metrics[n]['tuned'])}" for n in firsts)
+        scores = (
+            f"Of {len(others)} scores of accuracy and of the answers" if len(others) > 1 else f"Of {label(others[0])}"
+        )
+        sentences.append(f"{scores}, {', '.join(parts)}{f' ({numbers})' if numbers else ''}.")
+    return sentences or ["No metric was computed."]
+
+
+def _perplexity(entry: dict[str, Any]) -> str:
+    base, tuned, kind = short(entry["base"]), short(entry["tuned"]), outcome(entry)
+    bounds = interval(entry.get("ci95"), "perplexity", sign=True)
+    proof = f"95\u00a0% interval of the difference {bounds}, p\u00a0{_relation(entry)}"
+    rows = f"over {entry['n']:,} test row{'s' * (entry['n'] != 1)}"
+    if kind == "unclear":
+        return f"Perplexity went from {base} to {tuned}, no clear difference ({proof}, {rows})."
+    verb = "fell" if kind == "better" else "rose"
+    return f"Perplexity {verb} from {base} to {tuned} ({proof}, {rows})."
+
+
+def _relation(entry: dict[str, Any]) -> str:
+    text = p_value(entry.get("p"))
+    return text if text.startswith("<") else f"=\u00a0{text}"
+
+
+def cautions(metrics: dict[str, dict[str, Any]]) -> list[str]:
+    """What a careful reader must know before quoting the numbers."""
+    found = []
+    rows = [entry["n"] for entry in metrics.values()]
+    if rows and min(rows) < FEW_ROWS:
+        found.append(f"Only {min(rows):,} test rows carry some of these numbers: intervals from so few are too narrow.")
+    return found
+
+
+def ledger_counts(path: str | Path) -> list[dict[str, Any]]:
+    """How many raw rows have each (stage, rule, kept, split), counted batch by batch in Arrow."""
+    keys = ["stage", "rule", "kept", "split"]
+    counted = read_table(path, keys).group_by(keys).aggregate([([], "count_all")])
+    return sorted(counted.rename_columns([*keys, "rows"]).to_pylist(), key=lambda c: [str(c[key]) for key in keys])
+
+
+def funnel(counts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows in, dropped by rule, and out of each stage; raw = kept + dropped holds by every row having one line."""
+    raw = sum(count["rows"] for count in counts)
+    dropped = [count for count in counts if not count["kept"]]
+    names = [*STAGES, *sorted({count["stage"] for count in dropped} - set(STAGES))]
+    stages, left = [], raw
+    for name in names:
+        rules: dict[str, int] = {}
+        for count in dropped:
+            if count["stage"] == name:
+                rules[count["rule"] or "no rule given"] = rules.get(count["rule"] or "no rule given", 0) + count["rows"]
+        gone = sum(rules.values())
+        by_size = sorted(rules.items(), key=lambda item: (-item[1], item[0]))
+        stages.append({"name": name, "in": left, "dropped": gone, "out": left - gone, "rules": by_size})
+        left -= gone
+    notes: dict[str, int] = {}
+    for count in counts:
+        if count["kept"] and count["rule"]:
+            notes[count["rule"]] = notes.get(count["rule"], 0) + count["rows"]
+    return {"raw": raw, "kept": left, "dropped": raw - left, "stages": stages, "notes": sorted(notes.items())}
+
+
+def splits(counts: list[dict[str, Any]], manifests: list[Path]) -> list[dict[str, Any]]:
+    """Rows of each split by the ledger, beside what tokenization made of them."""
+    tokens = {path.stem: _json(path) for path in manifests}
+    kept = {name: sum(c["rows"] for c in counts if c["kept"] and c["split"] == name) for name in (*SPLITS, *tokens)}
+    return [
+        {"name": name, "kept": kept[name], **tokens[name]}
+        for name in dict.fromkeys((*SPLITS, *tokens))
+        if name in tokens
+    ]
+
+
+def quarantined(path: str | Path, stages: dict[str, Any]) -> dict[str, Any]:
+    """Rows that could not be read: the commonest reasons, the first rows, and whether the ledger counts as many."""
+    table = pq.read_table(path)
+    reasons = table.group_by("reason").aggregate([([], "count_all")]).to_pylist() if table.num_rows else []
+    reasons = [{"reason": row["reason"], "rows": row["count_all"]} for row in reasons]
+    ingest = next(stage["dropped"] for stage in stages["stages"] if stage["name"] == "ingest")
+    return {
+        "rows": table.num_rows,
+        "reasons": sorted(reasons, key=lambda row: (-row["rows"], str(row["reason"])))[:MOST_QUARANTINED],
+        "more_reasons": max(0, len(reasons) - MOST_QUARANTINED),
+        "examples": _varied(table),
+        "agrees": table.num_rows == ingest,
+    }
+
+
+def _varied(table: pa.Table) -> list[dict[str, Any]]:
+    """The first rows of each reason before the second of any, so that one flood does not hide the rest."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for position, row in enumerate(table.select(["source", "line", "reason", "head"]).to_pylist()):
+        seen[row["reason"]] = seen.get(row["reason"], 0) + 1
+        ranked.append((seen[row["reason"]], position, row))
+    chosen = sorted(ranked, key=lambda item: item[:2])[:MOST_QUARANTINED]
+    return [row for _, _, row in sorted(chosen, key=lambda item: item[1])]
+
+
+def _json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+INPUTS = ("metrics", "ledger", "quarantine", "history", "summary", "curves", "answers", "scores", "tokens")
+
+
+if __name__ == "__main__":
+    run(
+        lambda job: report(
+            {name: job.input[name] for name in (*INPUTS, "manifest", "template")}, job.output.page, job.params.settings
+        ),
+        snakemake,
+    )

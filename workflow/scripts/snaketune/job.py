@@ -1,0 +1,72 @@
+"""What every script does around its stage: everything that libraries print goes to the rule's log; a person sees one line.
+
+A script ends with
+
+    if __name__ == "__main__":
+        run(lambda job: clean(job.input.rows, job.output.rows, job.params.settings), snakemake)
+
+The stage is an ordinary function from files to files; it returns the sentence that the terminal shows. What it may
+tell a user to mend is raised as a StageError: that sentence is shown, the traceback stays in the log.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+_terminal: TextIO = sys.stderr
+
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "DISABLE_TELEMETRY": "YES",
+}
+
+
+class StageError(Exception):
+    """A fault that the user can mend: what was wrong, where, and what to do."""
+
+
+def say(line: str, end: str = "\n") -> None:
+    """Show a line to the person at the terminal, past the log."""
+    _terminal.write(line + end)
+    _terminal.flush()
+
+
+def interactive() -> bool:
+    """Whether a person looks at a terminal that can redraw its last line."""
+    return _terminal.isatty()
+
+
+def run(stage: Callable[[Any], str], job: Any) -> None:
+    """Run one stage of a Snakemake job: log, progress line, and failures in words. Exits with 1 on failure."""
+    global _terminal
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    log = Path(job.log[0])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    _terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+    with log.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    label = f"{job.wildcards.get('run', '')}  {job.rule:<12}"
+    started = time.perf_counter()
+    try:
+        summary = stage(job)
+    except StageError as error:
+        print(error, file=sys.stderr, flush=True)
+        say(f"{label} failed: {error}\n  log: {log}")
+        sys.exit(1)
+    except Exception as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        say(f"{label} failed: {type(error).__name__}: {error}\n  log: {log}")
+        sys.exit(1)
+    print(summary, flush=True)
+    say(f"{label} {summary}  [{time.perf_counter() - started:.1f} s]")

@@ -1,0 +1,106 @@
+"""The language model, as training and scoring share it: loading, and the loss of each token.
+
+Losses are computed here and not by the model's own `labels=` path. Transformers' Trainer counts position 0 of GPT-2
+as a predicted token and averages batches instead of tokens, which moves the perplexity of short rows by a quarter.
+The head is applied to the tokens that count and to no other: on prompt/completion rows that saves most of its cost.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from snaketune.job import StageError
+
+IGNORED = -100
+# Models whose logits are exactly `lm_head(last hidden state)`; the others compute all logits, and the same loss.
+PLAIN_HEADS = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "llama", "mistral", "qwen2", "qwen3", "phi"}
+
+
+def load_model(folder: str | Path, trust_remote_code: bool = False) -> Any:
+    """A causal language model in fp32 from a local folder of safetensors. Raises StageError where there is none."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise StageError(f"{folder} holds no causal language model that can be loaded: {error}") from error
+    model.config.use_cache = False
+    return model
+
+
+def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a local folder. Raises StageError where there is none, or it has no end-of-text token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{folder} holds no tokenizer that can be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise StageError(f"the tokenizer in {folder} has no end-of-text token, so that no answer could end")
+    return tokenizer
+
+
+def positions_of(config: Any) -> int | None:
+    """The longest sequence that a model's config allows, or None where it sets no limit."""
+    for name in ("n_positions", "max_position_embeddings", "max_seq_len"):
+        if isinstance(value := getattr(config, name, None), int):
+            return value
+    return None
+
+
+def token_losses(
+    model: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss of each counted token.
+
+    input_ids, position_ids, labels: [B, T]. Several documents may stand in one row: each starts at position 0, which
+    isolates it in attention (only with no attention mask and no cache). A label is the id of the token itself, at its
+    own place, or IGNORED.
+
+    Returns (nll [n] fp32 in nats, hit [n] bool: the likeliest token is the right one, counted [B, T-1] bool: which
+    tokens, shifted by one, the n are, in row-major order).
+    """
+    targets = labels[:, 1:]
+    counted = targets != IGNORED
+    arguments = {"input_ids": input_ids, "use_cache": False}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        arguments["position_ids"] = position_ids
+    if model.config.model_type in PLAIN_HEADS:
+        hidden = getattr(model, model.base_model_prefix)(**arguments)[0]  # [B, T, D]
+        logits = model.get_output_embeddings()(hidden[:, :-1][counted])  # [n, V]
+    else:
+        logits = model(**arguments).logits[:, :-1][counted]
+    targets = targets[counted]
+    nll = F.cross_entropy(logits.float(), targets, reduction="none")
+    return nll, logits.argmax(-1) == targets, counted
+
+
+def device_of(gpus: int) -> torch.device:
+    """The device to use: the first CUDA device where the job has one and was given one, else the CPU."""
+    return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+
+
+def precision_of(wanted: str, device: torch.device) -> str:
+    """The number format of the forward pass. Raises StageError for one that the device does not compute."""
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False
+    if wanted == "auto":
+        return "bf16" if bf16 else "fp32"
+    if wanted == "fp16" and device.type != "cuda":
+        raise StageError("`train.precision: fp16` needs a GPU; set `auto`, `bf16` or `fp32`")
+    if wanted == "bf16" and device.type == "cuda" and not bf16:
+        raise StageError("`train.precision: bf16` is not computed by this GPU; set `auto`, `fp16` or `fp32`")
+    return wanted
