@@ -9,6 +9,10 @@ if "source" not in config:
     configfile: workflow.source_path("config/config.yaml")
 
 
+# For `--sdm apptainer`, after `docker build -t snaketune:0.1.0 .`
+container: "docker-daemon://snaketune:0.1.0"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/ingest.smk"
 include: "workflow/rules/clean.smk"
@@ -29,4 +33,8 @@ wildcard_constraints:
 rule all:
     default_target: True
     input:
-        everything(),
+        targets,  # every stage's files: what a failed rerun left out is missing, and so it is made
+
+
+onsuccess:
+    print(terminal.closing(dag.names))

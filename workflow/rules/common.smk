@@ -10,29 +10,31 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 ROOT = Path(os.path.relpath(workflow.basedir))
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
 
-from snaketune import config as configuration
-from snaketune.dag import SIDES, SPLITS, STAGE_FILES, Dag, code_of, settings_of
+from snaketune import config as configuration, terminal
+from snaketune.dag import SIDES, SPLITS, Dag, code_of, settings_of
+
+terminal.quieten(logger)
 
 try:
     dag = Dag(configuration.load(config), ROOT)
-    shard_files = {
-        f"{name}/{number:05d}": files
-        for name in dag.names
-        if dag.owns(name, "ingest")
-        for number, files in enumerate(dag.shards(name))
-    }
     for name in dag.names:
         dag.base(name)
+    targets = dag.outputs()
 except configuration.ConfigError as error:
     raise WorkflowError(f"the configuration cannot be run:\n{error}") from None
 
 LOCK = str(ROOT / "requirements.lock")
-TEMPLATES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "workflow/report").iterdir())
-CODE_FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("workflow/**/*.*") if "__pycache__" not in path.parts)
+PAGE_PARTS = ("workflow/report/macros.html.j2", "workflow/report/style.css")
+CODE_FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in [ROOT / "Snakefile", *ROOT.glob("workflow/**/*.*")]
+    if "__pycache__" not in path.parts
+)
 METRIC_FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("workflow/metrics/*/*.py"))
 
 
@@ -56,9 +58,8 @@ def sharded(stage, *paths):
     """Files of an earlier stage for every shard of the run."""
 
     def files(wildcards):
-        owner, raw = dag.owner(wildcards.run, stage), dag.owner(wildcards.run, "ingest")
-        numbers = [key.partition("/")[2] for key in shard_files if key.startswith(f"{raw}/")]
-        return [f"results/{owner}/{path}".format(shard=number) for path in paths for number in numbers]
+        owner = dag.owner(wildcards.run, stage)
+        return [f"results/{owner}/{path}".format(shard=shard) for path in paths for shard in dag.raw(wildcards.run)]
 
     return files
 
@@ -95,7 +96,7 @@ def model_files(wildcards):
 
 def raw_files(wildcards):
     """The raw files of a shard, each with its path, its name in the tables, and its format."""
-    return shard_files[f"{wildcards.run}/{wildcards.shard}"]
+    return dag.raw(wildcards.run)[wildcards.shard]
 
 
 def raw_paths(wildcards):
@@ -106,11 +107,8 @@ def raw_paths(wildcards):
 def hub_source(wildcards):
     """The source of the Hub that a fetched file belongs to."""
     path = f"resources/hub/datasets--{wildcards.slug}/{wildcards.revision}.parquet"
-    return next(
-        settings_of(dag.settings[key.partition("/")[0]], "ingest")
-        for key, files in shard_files.items()
-        if files[0]["path"] == path
-    )
+    owners = (name for name in dag.names if dag.raw(name)["00000"][0]["path"] == path)
+    return settings_of(dag.settings[next(owners)], "ingest")
 
 
 def hub_model(wildcards):
@@ -121,9 +119,7 @@ def hub_model(wildcards):
 
 def raw_inputs(wildcards):
     """All raw files of a run, and the files of its base model."""
-    owner = dag.owner(wildcards.run, "ingest")
-    raw = [file["path"] for key, files in shard_files.items() if key.startswith(f"{owner}/") for file in files]
-    return raw + base_files(wildcards)
+    return [file["path"] for files in dag.raw(wildcards.run).values() for file in files] + base_files(wildcards)
 
 
 def both_sides(stage, folder=None):
@@ -136,15 +132,3 @@ def leaderboard_entries(wildcards):
     """The metrics of the runs of this configuration, and of every other run that stands in results/."""
     own = [f"results/{name}/metrics.json" for name in dag.names if dag.owns(name, "metrics")]
     return own + sorted(set(map(str, Path("results").glob("*/metrics.json"))) - set(own))
-
-
-def everything():
-    """The files of every stage of every run. A middle stage that failed in a rerun is missing, and so it is made."""
-    wanted = ["results/leaderboard.csv", "results/leaderboard.html"]
-    for name in dag.names:
-        for stage, paths in STAGE_FILES.items():
-            if not dag.owns(name, stage) or (stage == "base" and not dag.settings[name]["model"]["from_scratch"]):
-                continue
-            shards = [key.partition("/")[2] for key in shard_files if key.startswith(f"{dag.owner(name, 'ingest')}/")]
-            wanted += [f"results/{name}/{path}".format(shard=shard) for path in paths for shard in shards]
-    return list(dict.fromkeys(wanted))

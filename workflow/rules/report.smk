@@ -57,7 +57,7 @@ rule report:
         tokens=of("tokens", *(f"tokens/{split}.json" for split in SPLITS)),
         manifest=of("manifest", "manifest.json"),
         template=str(ROOT / "workflow/report/report.html.j2"),
-        code=code("report.py", *TEMPLATES),
+        code=code("report.py", *PAGE_PARTS),
     output:
         page="results/{run}/report.html",
     log:
@@ -91,7 +91,7 @@ rule leaderboard:
     input:
         metrics=leaderboard_entries,
         template=str(ROOT / "workflow/report/leaderboard.html.j2"),
-        code=code("leaderboard.py", *TEMPLATES),
+        code=code("leaderboard.py", *PAGE_PARTS),
     output:
         table="results/leaderboard.csv",
         page="results/leaderboard.html",

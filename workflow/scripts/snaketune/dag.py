@@ -17,6 +17,7 @@ from snaketune.config import ConfigError
 from snaketune.sources import format_of
 
 Settings = dict[str, Any]
+RawFile = dict[str, str]  # path, name in the tables, format
 
 SPLITS = ("train", "validation", "test")
 SIDES = ("base", "tuned")
@@ -41,7 +42,7 @@ READS: dict[str, tuple[str, ...]] = {
     "metrics": ("score_base", "score_tuned"),
     "manifest": ("train",),
     "report": ("metrics", "ledger", "curves", "manifest"),
-    "card": ("metrics", "manifest"),
+    "card": ("metrics",),
 }
 
 # What each stage leaves in results/<run>/; all of it is asked for, so that a missing middle file is always made.
@@ -107,6 +108,7 @@ class Dag:
         self.names = list(settings)
         self.root = root
         self._owners: dict[tuple[str, str], str] = {}
+        self._raw: dict[str, dict[str, list[RawFile]]] = {}
 
     def owner(self, name: str, stage: str) -> str:
         """Whose files a run uses at a stage: the main run's, up to the first stage that the variant changes."""
@@ -123,9 +125,23 @@ class Dag:
         """Whether a run has files of its own at a stage."""
         return self.owner(name, stage) == name
 
-    def shards(self, name: str) -> list[list[dict[str, str]]]:
-        """The raw files of a run, by shard: each file as {path, name, format}."""
-        return shards(self.settings[name]["source"])
+    def raw(self, name: str) -> dict[str, list[RawFile]]:
+        """The raw files that a run reads, by the number of their shard."""
+        owner = self.owner(name, "ingest")
+        if owner not in self._raw:
+            dealt = shards(self.settings[owner]["source"])
+            self._raw[owner] = {f"{number:05d}": files for number, files in enumerate(dealt)}
+        return self._raw[owner]
+
+    def outputs(self) -> list[str]:
+        """The files of every stage of every run, once each."""
+        wanted = ["results/leaderboard.csv", "results/leaderboard.html"]
+        for name in self.names:
+            for stage, paths in STAGE_FILES.items():
+                made = stage != "base" or self.settings[name]["model"]["from_scratch"]
+                if made and self.owns(name, stage):
+                    wanted += [f"results/{name}/{path}".format(shard=shard) for path in paths for shard in self.raw(name)]
+        return list(dict.fromkeys(wanted))
 
     def base(self, name: str) -> tuple[str, list[str]]:
         """The folder of a run's base model, and the files that stand for its content."""
@@ -163,7 +179,7 @@ def local_files(folder: Path, model: Settings) -> list[str]:
     return [str(path) for path in files]
 
 
-def shards(source: Settings) -> list[list[dict[str, str]]]:
+def shards(source: Settings) -> list[list[RawFile]]:
     """Deal the raw files, in the order of their names, to shards of about `shard_mb`.
 
     Raises ConfigError where a glob finds nothing or a format cannot be told.
@@ -173,7 +189,7 @@ def shards(source: Settings) -> list[list[dict[str, str]]]:
         path = f"resources/hub/datasets--{slug}/{source['revision']}.parquet"
         return [[{"path": path, "name": f"{source['hub']}@{source['revision']}", "format": "parquet"}]]
     root, prefix = _root(source["package"])
-    dealt: list[list[dict[str, str]]] = []
+    dealt: list[list[RawFile]] = []
     room = 0
     for path in _found(source["files"], root, source["package"]):
         relative = path.relative_to(root).as_posix() if root else path.as_posix()

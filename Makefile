@@ -1,0 +1,47 @@
+# Each target needs nothing done before it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: run test lint format docs lock clean-store
+
+run: $(READY) ## The whole workflow on config/config.yaml
+	@PATH="$(abspath $(BIN)):$$PATH" snakemake
+
+test: $(READY) ## All tests
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## What CI checks before it runs the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+	$(BIN)/python workflow/scripts/snaketune/configdoc.py --check
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+docs: $(READY) ## config/README.md and the JSON schema, from the models in snaketune/config.py
+	$(BIN)/python workflow/scripts/snaketune/configdoc.py
+
+lock: ## Newest versions that pyproject.toml allows, written to requirements.lock
+	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/lock/bin/python -m pip install --quiet ".[dev,slurm]"
+	{ echo "# Written by \`make lock\` from pyproject.toml; \`make\` installs exactly these."; \
+	  $(VENV)/lock/bin/python -m pip freeze --exclude snaketune | sed 's/+cpu$$//; /^nvidia-/d; /^triton==/d'; } > requirements.lock
+	rm -rf $(VENV)/lock
+
+clean-store: ## Forget finished trainings and checkpoints; results stay
+	rm -rf results/.store
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing into $(VENV) (once; a few minutes, mostly torch)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $@

@@ -1,0 +1,162 @@
+"""What a change reruns: the table *change -> exactly these rules*, on a built copy of the micro example.
+
+A dry run lists the rules of a real run: without checkpoints, Snakemake decides all of them before the first job.
+"""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import micro
+import pytest
+import yaml
+
+DATA = {"ingest", "clean", "dedup", "split", "tokenize", "ledger"}
+MODEL = {"train", "curves", "likelihood", "generate", "score", "metrics"}
+PAGES = {"report", "card", "leaderboard"}
+WHOLE = DATA | MODEL | PAGES | {"manifest"}
+AFTER_METRICS = {"metrics", *PAGES}
+# A changed setting or file of code is written into the manifest, whose versions the report shows.
+RECORD = {"manifest", "report"}
+
+Change = Callable[[Path], None]
+
+
+def append(*files: str, text: str = "\n# edited\n") -> Change:
+    """Edit files at their end."""
+
+    def change(folder: Path) -> None:
+        for file in files:
+            with (folder / file).open("a", encoding="utf-8") as out:
+                out.write(text)
+
+    return change
+
+
+def setting(section: str, **values: object) -> Change:
+    """Change settings of one section of the configuration."""
+
+    def change(folder: Path) -> None:
+        config = yaml.safe_load((folder / "config/config.yaml").read_text(encoding="utf-8"))
+        config.setdefault(section, {}).update(values)
+        micro.write_config(folder, config)
+
+    return change
+
+
+def top(**values: object) -> Change:
+    """Change settings at the top of the configuration."""
+
+    def change(folder: Path) -> None:
+        config = yaml.safe_load((folder / "config/config.yaml").read_text(encoding="utf-8"))
+        micro.write_config(folder, config | values)
+
+    return change
+
+
+def touch_all(folder: Path) -> None:
+    """Give every file of code, data, configuration and base model a new time stamp, as a fresh clone does."""
+    for part in ("workflow", "config", "data", "base", "profiles", "Snakefile", "requirements.lock"):
+        path = folder / part
+        for file in [path] if path.is_file() else path.rglob("*"):
+            os.utime(file)
+
+
+def same_bytes(folder: Path) -> None:
+    """Write an input file anew with the bytes that it had."""
+    path = folder / "data/rows.jsonl"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+
+
+def delete(path: str) -> Change:
+    """Delete an output."""
+
+    def change(folder: Path) -> None:
+        target = folder / path
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+
+    return change
+
+
+def new_file(folder: Path) -> None:
+    """Add a raw file."""
+    micro.write_rows(folder / "data/more.jsonl", micro.rows(4, seed=7))
+
+
+SCRIPTS = "workflow/scripts"
+CASES: dict[str, tuple[Change, set[str]]] = {
+    "nothing": (lambda folder: None, set()),
+    "a touch of everything": (touch_all, set()),
+    "an input rewritten with the same bytes": (same_bytes, set()),
+    "a new raw row": (append("data/rows.jsonl", text='{"question": "And?", "answer": "a new row", "topic": "n"}\n'), WHOLE),
+    "a new raw file": (new_file, WHOLE),
+    "the lock": (append("requirements.lock"), WHOLE),
+    "an edit in ingest.py": (append(f"{SCRIPTS}/ingest.py"), WHOLE),
+    "an edit in clean.py": (append(f"{SCRIPTS}/clean.py"), WHOLE - {"ingest"}),
+    "an edit in deduplicate.py": (append(f"{SCRIPTS}/deduplicate.py"), WHOLE - {"ingest", "clean"}),
+    "an edit in split.py": (append(f"{SCRIPTS}/split.py"), WHOLE - {"ingest", "clean", "dedup"}),
+    "an edit in encode.py": (append(f"{SCRIPTS}/encode.py"), {"tokenize", "ledger"} | MODEL | PAGES | RECORD),
+    "an edit in ledger.py": (append(f"{SCRIPTS}/ledger.py"), {"ledger"} | RECORD),
+    "an edit in train.py": (append(f"{SCRIPTS}/train.py"), MODEL | PAGES | RECORD),
+    "an edit in curves.py": (append(f"{SCRIPTS}/curves.py"), {"curves"} | RECORD),
+    "an edit in likelihood.py": (append(f"{SCRIPTS}/likelihood.py"), {"likelihood", "score"} | AFTER_METRICS | RECORD),
+    "an edit in generate.py": (append(f"{SCRIPTS}/generate.py"), {"generate", "score"} | AFTER_METRICS | RECORD),
+    "an edit in score.py": (append(f"{SCRIPTS}/score.py"), {"score"} | AFTER_METRICS | RECORD),
+    "an edit in compare.py": (append(f"{SCRIPTS}/compare.py"), AFTER_METRICS | RECORD),
+    "an edit in report.py": (append(f"{SCRIPTS}/report.py"), RECORD),
+    "an edit in card.py": (append(f"{SCRIPTS}/card.py"), {"card"} | RECORD),
+    "an edit in leaderboard.py": (append(f"{SCRIPTS}/leaderboard.py"), {"leaderboard"} | RECORD),
+    "an edit in a metric": (append("workflow/metrics/bleu/bleu.py"), {"score"} | AFTER_METRICS | RECORD),
+    "an edit in a module of two stages": (
+        append(f"{SCRIPTS}/snaketune/minhash.py", f"{SCRIPTS}/snaketune/samples.py"),
+        WHOLE - {"ingest", "clean"},
+    ),
+    "an edit in the module of the model stages": (append(f"{SCRIPTS}/snaketune/lm.py"), MODEL | PAGES | RECORD),
+    "the section source": (setting("source", keep=["topic"]), WHOLE),
+    "the section clean": (setting("clean", min_chars=4), WHOLE - {"ingest"}),
+    "the section dedup": (setting("dedup", threshold=0.7), WHOLE - {"ingest", "clean"}),
+    "the section split": (
+        setting("split", train=0.7, validation=0.15, test=0.15),
+        WHOLE - {"ingest", "clean", "dedup"},
+    ),
+    "the section tokenize": (setting("tokenize", separator=" "), {"tokenize", "ledger"} | MODEL | PAGES | RECORD),
+    "the section model": (setting("model", save_dtype="bfloat16"), MODEL | PAGES | RECORD),
+    "the section train": (setting("train", learning_rate=0.02), MODEL | PAGES | RECORD),
+    "two swapped values in train": (setting("train", batch_size=2, evaluations=4), MODEL | PAGES | RECORD),
+    "the section generate": (setting("generate", max_new_tokens=4), {"generate", "score"} | AFTER_METRICS | RECORD),
+    "the section score": (setting("score", rouge_stemmer=True), {"score"} | AFTER_METRICS | RECORD),
+    "the section compare": (setting("compare", resamples=200), AFTER_METRICS | RECORD),
+    "the section report": (setting("report", title="A title"), {"card"} | RECORD),
+    "the seed": (top(seed=1), WHOLE - {"ingest", "clean", "dedup"}),
+    "a deleted table in the middle": (delete("results/micro/clean/rows-00000.parquet"), WHOLE - {"ingest"}),
+    "a deleted token folder": (
+        delete("results/micro/tokens/validation"),
+        {"tokenize", "ledger"} | MODEL | PAGES | {"manifest"},
+    ),
+    "a deleted page": (delete("results/micro/report.html"), {"report"}),
+}
+
+
+def planned(folder: Path) -> set[str]:
+    """The rules that a run would start."""
+    done = micro.snakemake(folder, "--dry-run", "--quiet", "rules", "reason")
+    stats = re.search(r"^job +count\n-+ +-+\n(.*?)\n\n", done.stdout + "\n\n", re.DOTALL | re.MULTILINE)
+    if stats is None:
+        assert "Nothing to be done" in done.stdout, done.stdout
+        return set()
+    return {line.split()[0] for line in stats[1].splitlines()} - {"all", "total"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_change_reruns_exactly_the_stages_that_it_affects(name: str, workspace: Callable[[], Path]) -> None:
+    change, expected = CASES[name]
+    folder = workspace()
+    time.sleep(0.01)  # a time stamp later than every output's
+    change(folder)
+    assert planned(folder) == expected

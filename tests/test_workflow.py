@@ -1,0 +1,187 @@
+"""The workflow as a whole, on the micro example: what it leaves, and that its results can be trusted."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import micro
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+EXPECTED = (
+    *("ingest/rows-00000.parquet", "ingest/quarantine.parquet", "clean/rows-00000.parquet"),
+    *("dedup/rows-00000.parquet", "dedup/clusters.parquet", "dedup/evidence.parquet"),
+    *("split/train.parquet", "split/validation.parquet", "split/test.parquet", "ledger.parquet"),
+    *("tokens/train/state.json", "tokens/validation/state.json", "tokens/test/state.json"),
+    *("model/config.json", "model/model.safetensors", "model/tokenizer.json", "model/README.md"),
+    *("train/history.jsonl", "train/curves.svg", "generate/base.parquet", "generate/tuned.parquet"),
+    *("scores/base.parquet", "scores/tuned.parquet", "metrics.json", "report.html", "manifest.json"),
+)
+METRICS = {
+    *("perplexity", "perplexity_full", "bits_per_byte", "token_accuracy", "bleu", "chrf"),
+    *("rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match"),
+}
+
+
+def data_files(folder: Path) -> dict[str, str]:
+    """A hash of every file that the data stages left."""
+    results = folder / "results/micro"
+    parts = [path for stage in ("ingest", "clean", "dedup", "split", "tokens") for path in (results / stage).rglob("*")]
+    return {
+        str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in [*parts, results / "ledger.parquet"]
+        if path.is_file()
+    }
+
+
+def edit(folder: Path, section: str, **values: object) -> None:
+    """Change settings of one section."""
+    config = yaml.safe_load((folder / "config/config.yaml").read_text(encoding="utf-8"))
+    config.setdefault(section, {}).update(values)
+    micro.write_config(folder, config)
+
+
+def test_a_run_leaves_every_file_that_the_design_names(built: Path) -> None:
+    assert [name for name in EXPECTED if not (built / "results/micro" / name).exists()] == []
+    assert {path.name for path in (built / "results").iterdir()} >= {"leaderboard.csv", "leaderboard.html"}
+    assert set(json.loads((built / "results/micro/metrics.json").read_text())["metrics"]) == METRICS
+
+
+def test_the_ledger_has_a_line_for_every_raw_row(built: Path) -> None:
+    ledger = pq.read_table(built / "results/micro/ledger.parquet").to_pandas()
+    assert len(ledger) == len(micro.rows(48))
+    assert ledger[~ledger["kept"]].set_index("stage")["rule"].to_dict() == {
+        "clean": "too_short",
+        "dedup": "exact_duplicate",
+    }
+
+
+def test_a_second_call_has_nothing_to_do(built: Path) -> None:
+    said = micro.snakemake(built).stdout
+    assert "Nothing to be done" in said
+
+
+def test_the_terminal_shows_one_line_a_stage_and_no_library_warnings(workspace: Callable[[], Path]) -> None:
+    folder = workspace()
+    edit(folder, "train", learning_rate=0.02)
+    said = micro.snakemake(folder).stdout.splitlines()
+    stages = [line.split()[1] for line in said if line.startswith("micro ")]
+    assert sorted(stages) == sorted(
+        ["train", "curves", "likelihood", "generate", "score", "metrics", "report", "card", "manifest"]
+    )
+    assert not [line for line in said if "Warning" in line or "warn" in line]
+    assert any(line.startswith("perplexity") for line in said), "the closing table"
+
+
+def test_data_files_are_byte_identical_whatever_the_cores_and_the_shards(built: Path, tmp_path: Path) -> None:
+    again = micro.make(tmp_path / "again")
+    made = micro.rows(48)
+    (again / "data/rows.jsonl").unlink()
+    micro.write_rows(again / "data/rows.jsonl", made)
+    micro.snakemake(again, "--cores", "1", "results/micro/ledger.parquet")
+    assert data_files(again) == data_files(built)
+
+
+def test_tokens_do_not_depend_on_how_raw_files_are_dealt_to_shards(workspace: Callable[[], Path]) -> None:
+    def splits(folder: Path) -> dict[str, str]:
+        return {name: digest for name, digest in data_files(folder).items() if name.startswith(("split", "tokens"))}
+
+    one, many = workspace(), workspace()
+    for folder in (one, many):
+        for number in range(3):
+            filler = [row | {"extra": "x" * 600_000} for row in micro.rows(4, seed=number + 1)]
+            micro.write_rows(folder / f"data/part{number}.jsonl", filler)
+    edit(many, "source", shard_mb=2)
+    for folder in (one, many):
+        micro.snakemake(folder, "results/micro/ledger.parquet")
+    assert len(list((one / "results/micro/ingest").glob("rows-*"))) == 1
+    assert len(list((many / "results/micro/ingest").glob("rows-*"))) > 1
+    assert splits(one) == splits(many)
+
+
+def test_a_job_that_failed_once_is_made_good_by_the_next_call(workspace: Callable[[], Path]) -> None:
+    folder = workspace()
+    script = folder / "workflow/scripts/split.py"
+    good = script.read_text(encoding="utf-8")
+    before = (folder / "results/micro/metrics.json").read_bytes()
+    edit(folder, "split", train=0.6, validation=0.2, test=0.2)
+    script.write_text(good.replace("def split(", "def split(*_):\n    raise StageError('no')\n\n\ndef unused("), "utf-8")
+    failed = micro.snakemake(folder, check=False)
+    assert failed.returncode != 0
+    assert "micro  split        failed: no" in failed.stdout
+    script.write_text(good, encoding="utf-8")
+    micro.snakemake(folder)
+    assert (folder / "results/micro/metrics.json").read_bytes() != before
+    assert "Nothing to be done" in micro.snakemake(folder).stdout
+
+
+def test_a_value_that_is_switched_back_returns_the_stored_model(workspace: Callable[[], Path]) -> None:
+    folder = workspace()
+    weights = folder / "results/micro/model/model.safetensors"
+    first = weights.read_bytes()
+    edit(folder, "train", learning_rate=0.02)
+    micro.snakemake(folder, "results/micro/model/config.json")
+    assert weights.read_bytes() != first
+    edit(folder, "train", learning_rate=micro.CONFIG["train"]["learning_rate"])
+    said = micro.snakemake(folder, "results/micro/model/config.json").stdout
+    assert "from the store" in said
+    assert weights.read_bytes() == first
+
+
+def test_a_variant_shares_what_it_does_not_change(workspace: Callable[[], Path]) -> None:
+    folder = workspace()
+    config = micro.CONFIG | {"variants": {"slow": {"train": {"learning_rate": 0.001}}}}
+    micro.write_config(folder, config)
+    said = micro.snakemake(folder).stdout
+    rules = {line.split()[1] for line in said.splitlines() if line.startswith("slow ")}
+    assert rules >= {"train", "likelihood", "generate", "score", "metrics", "report"}
+    assert not rules & {"ingest", "clean", "dedup", "split", "tokenize", "ledger"}
+    assert not (folder / "results/slow/scores/base.parquet").exists()
+    assert len((folder / "results/leaderboard.csv").read_text().splitlines()) == 3
+    micro.write_config(folder, micro.CONFIG)
+    assert not any(line.startswith("micro  train") for line in micro.snakemake(folder).stdout.splitlines())
+
+
+def test_a_model_trained_from_scratch_needs_no_base(tmp_path: Path) -> None:
+    folder = micro.make(tmp_path / "scratch")
+    shutil.rmtree(folder / "base")
+    scratch = {"vocab_size": 300, "n_positions": 64, "n_layer": 1, "n_head": 2, "n_embd": 16}
+    texts = folder / "texts"
+    texts.mkdir()
+    for number, row in enumerate(micro.rows(30)):
+        (texts / f"{number:02d}.txt").write_text(row["question"] * 3, encoding="utf-8")
+    micro.write_config(
+        folder,
+        {
+            "run": "scratch",
+            "source": {"files": "texts/*.txt"},
+            "model": {"from_scratch": scratch, "save_dtype": "bfloat16"},
+            "train": {"max_steps": 2, "batch_size": 2, "evaluations": 1, "loss_on": "all"},
+            "generate": {"max_new_tokens": 4},
+            "compare": {"resamples": 100},
+        },
+    )
+    micro.snakemake(folder)
+    metrics = json.loads((folder / "results/scratch/metrics.json").read_text())["metrics"]
+    assert metrics["perplexity"]["tuned"] < metrics["perplexity"]["base"]
+
+
+@pytest.mark.parametrize(
+    ("edits", "says"),
+    [
+        ({"train": {"learnin_rate": 1}}, "Did you mean `learning_rate`?"),
+        ({"source": {"files": "data/*.csv"}}, "finds no file"),
+        ({"model": {"base": "nowhere"}}, "there is no such folder"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_in_a_sentence(edits: dict, says: str, workspace: Callable[[], Path]) -> None:
+    folder = workspace()
+    for section, values in edits.items():
+        edit(folder, section, **values)
+    refused = micro.snakemake(folder, check=False)
+    assert refused.returncode != 0
+    assert says in refused.stdout
+    assert "Traceback" not in refused.stdout

@@ -1,0 +1,49 @@
+"""What a person sees while the workflow runs: a line for each stage, errors in full, and a small table at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+# Snakemake's account of its own scheduling. It stays in .snakemake/log/, and is shown by -n and --verbose.
+CHATTER = (
+    "Assuming unrestricted shared filesystem",
+    "Building DAG",
+    "Using shell",
+    "Select jobs to execute",
+    "Execute ",
+    "Complete log",
+    "Shutting down, this might take some time",
+)
+CHATTER_EVENTS = {"workflow_started", "job_info", "job_started", "job_finished", "group_info", "progress", "resources_info", "run_info"}
+
+
+def quieten(logger: logging.Logger) -> None:
+    """Keep Snakemake's chatter off the terminal, unless this is a dry run or the user asked for more."""
+    for handler in logger.handlers:
+        asked = any(getattr(each, "dryrun", False) or getattr(each, "verbose", False) for each in handler.filters)
+        if handler.name == "DefaultStreamHandler" and not asked:
+            handler.addFilter(worth_showing)
+
+
+def worth_showing(record: logging.LogRecord) -> bool:
+    """Whether a record of Snakemake's log is for the person at the terminal."""
+    if record.levelno >= logging.WARNING:
+        return True
+    event = getattr(record, "event", None)
+    if getattr(event, "value", event) in CHATTER_EVENTS:
+        return False
+    return not str(record.getMessage()).startswith(CHATTER)
+
+
+def closing(names: list[str]) -> str:
+    """Base beside tuned for each run that has results, and where its report is."""
+    from snaketune.metrics import table
+
+    parts = []
+    for name in names:
+        metrics = Path("results") / name / "metrics.json"
+        if metrics.exists():
+            parts.append(f"\n{table(json.loads(metrics.read_text(encoding='utf-8')))}\nresults/{name}/report.html")
+    return "\n".join(parts)
