@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import micro
 import pytest
+
+import micro
 
 
 @pytest.fixture(scope="session")

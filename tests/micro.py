@@ -29,7 +29,10 @@ CONFIG = {
     "compare": {"resamples": 100},
     "report": {"samples": 2},
 }
-WORDS = "river stone light green small house under never seven bread water cloud quick north paper glass".split()
+WORDS = [
+    *("river", "stone", "light", "green", "small", "house", "under", "never"),
+    *("seven", "bread", "water", "cloud", "quick", "north", "paper", "glass"),
+]
 
 
 def make(folder: Path) -> Path:
@@ -75,13 +78,14 @@ def write_config(folder: Path, config: dict) -> None:
 def make_base(folder: Path) -> None:
     """An untrained GPT-2 of 1 block with a byte-level BPE, saved like any model of the Hub."""
     import torch
-    from init_base import train_tokenizer
     from transformers import GPT2Config, GPT2LMHeadModel
+
+    from init_base import train_tokenizer
 
     tokenizer = train_tokenizer(iter(WORDS * 20), 300)
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2)
-    config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
+    ends = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2, **ends)
     tokenizer.save_pretrained(folder)
     GPT2LMHeadModel(config).save_pretrained(folder)
 

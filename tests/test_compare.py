@@ -7,15 +7,16 @@ import math
 import random
 from pathlib import Path
 
-import compare as comparing
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sacrebleu
-from compare import compare, p_value
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.significance import PairedTest
+
+import compare as comparing
+from compare import compare, p_value
 from score import score
 from snaketune.job import StageError
 from snaketune.metrics import LOWER_IS_BETTER, table

@@ -3,7 +3,6 @@
 A dry run lists the rules of a real run: without checkpoints, Snakemake decides all of them before the first job.
 """
 
-import json
 import os
 import re
 import shutil
@@ -11,9 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import micro
 import pytest
 import yaml
+
+import micro
 
 DATA = {"ingest", "clean", "dedup", "split", "tokenize", "ledger"}
 MODEL = {"train", "curves", "likelihood", "generate", "score", "metrics"}
@@ -94,7 +94,10 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "nothing": (lambda folder: None, set()),
     "a touch of everything": (touch_all, set()),
     "an input rewritten with the same bytes": (same_bytes, set()),
-    "a new raw row": (append("data/rows.jsonl", text='{"question": "And?", "answer": "a new row", "topic": "n"}\n'), WHOLE),
+    "a new raw row": (
+        append("data/rows.jsonl", text='{"question": "And?", "answer": "a new row", "topic": "n"}\n'),
+        WHOLE,
+    ),
     "a new raw file": (new_file, WHOLE),
     "the lock": (append("requirements.lock"), WHOLE),
     "an edit in ingest.py": (append(f"{SCRIPTS}/ingest.py"), WHOLE),

@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import micro
 import pyarrow.parquet as pq
 import pytest
 import yaml
+
+import micro
 
 EXPECTED = (
     *("ingest/rows-00000.parquet", "ingest/quarantine.parquet", "clean/rows-00000.parquet"),
@@ -108,7 +109,9 @@ def test_a_job_that_failed_once_is_made_good_by_the_next_call(workspace: Callabl
     good = script.read_text(encoding="utf-8")
     before = (folder / "results/micro/metrics.json").read_bytes()
     edit(folder, "split", train=0.6, validation=0.2, test=0.2)
-    script.write_text(good.replace("def split(", "def split(*_):\n    raise StageError('no')\n\n\ndef unused("), "utf-8")
+    script.write_text(
+        good.replace("def split(", "def split(*_):\n    raise StageError('no')\n\n\ndef unused("), "utf-8"
+    )
     failed = micro.snakemake(folder, check=False)
     assert failed.returncode != 0
     assert "micro  split        failed: no" in failed.stdout

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
 from snaketune import config as configuration, terminal
 from snaketune.dag import SIDES, SPLITS, Dag, code_of, settings_of
 
-terminal.quieten(logger)
+terminal.quieten(logger, local=lambda: workflow.local_exec)
 
 try:
     dag = Dag(configuration.load(config), ROOT)

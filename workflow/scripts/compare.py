@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from snaketune import metrics
 from snaketune.job import StageError, run
 from snaketune.metrics import HEADLINE, LOWER_IS_BETTER, Likelihood, Measure, Statistics

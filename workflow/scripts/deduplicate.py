@@ -2,7 +2,7 @@
 
 In:  clean/rows-<shard>.parquet, all shards
 Out: dedup/rows-00000.parquet     the rows that stay, with their `cluster`
-     dedup/clusters.parquet       every clean row: its cluster, its group, whether it stays
+     dedup/clusters.parquet       every clean row: its cluster, its group, the first row of its prompt, whether it stays
      dedup/evidence.parquet       every verified pair: similarity, relation, both heads
      dedup/dropped.parquet        schema rows.DROPPED
 
@@ -10,6 +10,8 @@ Candidates come from MinHash LSH and are verified by exact Jaccard before anythi
 of chance matches merge thousands of unrelated texts. Two relations are told apart. A *duplicate* is alike in prompt
 and in completion, each by itself; only duplicates are removed. Rows that are alike as a whole, such as two questions
 about one long document, are *related*: all stay, in one cluster, so that the split cannot tear them apart.
+Rows about one long document fill the same buckets, and are compared there with the first row only; so among rows
+that are related, duplicates are looked for once more, by the prompts and by the completions alone.
 The row that stays is the longest, then the smallest id; a cluster's name is the smallest id of all its members.
 """
 
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from snaketune import minhash
 from snaketune.components import Components
 from snaketune.job import run
@@ -31,6 +34,7 @@ CLUSTERS = pa.schema(
         ("source", pa.string()),
         ("line", pa.int64()),
         ("group", pa.string()),
+        ("question", pa.string()),
         ("cluster", pa.string()),
         ("kept", pa.bool_()),
     ]
@@ -67,6 +71,7 @@ def deduplicate(inputs: list[str], outputs: dict[str, str], settings: dict[str, 
     kept = _representatives(rows, same.labels())
     ids = rows["row_id"].combine_chunks()
     rows = rows.append_column("cluster", ids.take(pa.array(related.labels())))
+    rows = rows.append_column("question", ids.take(_questions(prompts)))
     rows = rows.append_column("kept", pa.array(kept))
 
     write_table(rows, outputs["clusters"], CLUSTERS)
@@ -87,6 +92,13 @@ def _comparable(texts: pa.ChunkedArray) -> list[str | None]:
     return folded.to_pylist()
 
 
+def _questions(prompts: list[str | None]) -> pa.Array:
+    """For each row the number of the first row with an equal prompt; null for plain text."""
+    seen: dict[str, int] = {}
+    first = (None if text is None else seen.setdefault(text, number) for number, text in enumerate(prompts))
+    return pa.array(first, pa.int64())
+
+
 def _exact(prompts: list[str | None], completions: list[str | None], wanted: bool) -> tuple[np.ndarray, np.ndarray]:
     """For each row [n], the first row with equal texts; and the numbers of those first rows."""
     numbers = np.arange(len(completions))
@@ -102,29 +114,39 @@ def _near(
     prompts: list[str | None], completions: list[str | None], numbers: np.ndarray, settings: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """The verified pairs among the rows `numbers`, in order of their numbers."""
+    joints = [_joint(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    found = {pair: _verified(*pair, prompts, completions, settings) for pair in _buckets(joints, numbers, settings)}
+    ties = Components(len(joints))
+    for (a, b), evidence in found.items():
+        if evidence:
+            ties.union(a, b)
+    labels = ties.labels()
+    crowd = numbers[np.bincount(labels, minlength=len(joints))[labels[numbers]] > 2]
+    for texts in (prompts, completions):
+        for pair in _buckets(texts, crowd, settings, labels):
+            if pair not in found:
+                found[pair] = _verified(*pair, prompts, completions, settings)
+    yield from (found[pair] for pair in sorted(found) if found[pair])
+
+
+def _verified(
+    a: int, b: int, prompts: list[str | None], completions: list[str | None], settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The evidence that two rows are duplicates or related; None where they are neither."""
     words, threshold = settings["shingle_words"], settings["threshold"]
-    family = minhash.permutations(settings["bands"] * settings["rows_per_band"])
-    keys = np.zeros((len(numbers), settings["bands"]), dtype=np.uint64)
-    wordless = np.zeros(len(numbers), dtype=bool)
-    for at, number in enumerate(numbers.tolist()):
-        hashes = minhash.shingles(_joint(prompts[number], completions[number]), words)
-        wordless[at] = not len(hashes)
-        if len(hashes):
-            keys[at] = minhash.bands(hashes, family, settings["rows_per_band"])
-    for a, b in _candidates(keys[~wordless], numbers[~wordless]):
-        joint = _similarity(_joint(prompts[a], completions[a]), _joint(prompts[b], completions[b]), words)
-        if joint < threshold:
-            continue
-        prompt = _similarity(prompts[a] or "", prompts[b] or "", words)
-        completion = _similarity(completions[a] or "", completions[b] or "", words)
-        yield {
-            "a": a,
-            "b": b,
-            "relation": "duplicate" if min(prompt, completion) >= threshold else "related",
-            "similarity": joint,
-            "similarity_prompt": prompt,
-            "similarity_completion": completion,
-        }
+    joint = _similarity(_joint(prompts[a], completions[a]), _joint(prompts[b], completions[b]), words)
+    if joint < threshold:
+        return None
+    prompt = _similarity(prompts[a] or "", prompts[b] or "", words)
+    completion = _similarity(completions[a] or "", completions[b] or "", words)
+    return {
+        "a": a,
+        "b": b,
+        "relation": "duplicate" if min(prompt, completion) >= threshold else "related",
+        "similarity": joint,
+        "similarity_prompt": prompt,
+        "similarity_completion": completion,
+    }
 
 
 def _joint(prompt: str | None, completion: str | None) -> str:
@@ -132,7 +154,26 @@ def _joint(prompt: str | None, completion: str | None) -> str:
 
 
 def _similarity(one: str, other: str, words: int) -> float:
-    return minhash.jaccard(minhash.shingles(one, words), minhash.shingles(other, words))
+    """Jaccard similarity of shingles; texts without a word, such as two emoji, are alike only where they are equal."""
+    ours, theirs = minhash.shingles(one, words), minhash.shingles(other, words)
+    return minhash.jaccard(ours, theirs) if len(ours) or len(theirs) else float(one == other)
+
+
+def _buckets(
+    texts: list[str | None], numbers: np.ndarray, settings: dict[str, Any], labels: np.ndarray | None = None
+) -> list[tuple[int, int]]:
+    """The pairs of the rows `numbers` to verify, by the bands of their texts; only within a label [n] if given."""
+    family = minhash.permutations(settings["bands"] * settings["rows_per_band"])
+    keys = np.zeros((len(numbers), settings["bands"]), dtype=np.uint64)
+    wordless = np.zeros(len(numbers), dtype=bool)
+    for at, number in enumerate(numbers.tolist()):
+        hashes = minhash.shingles(texts[number] or "", settings["shingle_words"])
+        wordless[at] = not len(hashes)
+        if len(hashes):
+            keys[at] = minhash.bands(hashes, family, settings["rows_per_band"])
+    if labels is not None:
+        keys ^= minhash.scramble(labels[numbers].astype(np.uint64))[:, None]
+    return _candidates(keys[~wordless], numbers[~wordless])
 
 
 def _candidates(keys: np.ndarray, numbers: np.ndarray) -> list[tuple[int, int]]:

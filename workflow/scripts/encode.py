@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from snaketune.job import StageError, run
 from snaketune.rows import DROPPED, batches, write_table
 
@@ -29,8 +30,10 @@ DEFAULT_LENGTH = 1024
 def encode(rows: str, base: str, outputs: dict[str, str], settings: dict[str, Any]) -> str:
     """Tokenize one split; `outputs` names the folder, the manifest and the notes."""
     tokenizer = open_tokenizer(Path(base), settings["trust_remote_code"])
-    if settings["append_eos"] and tokenizer.eos_token_id is None:
-        raise StageError(f"the tokenizer in {base} has no end-of-text token; set `tokenize.append_eos: false`")
+    if tokenizer.eos_token_id is None:  # it also pads batches and begins texts, whatever `append_eos` says
+        raise StageError(
+            f"the tokenizer in {base} has no end-of-text token; name its `eos_token` in tokenizer_config.json"
+        )
     length = longest(settings["max_length"], json.loads((Path(base) / "config.json").read_text(encoding="utf-8")))
     notes: list[dict[str, Any]] = []
     counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "truncated": 0, "dropped": 0}
@@ -46,6 +49,8 @@ def encode(rows: str, base: str, outputs: dict[str, str], settings: dict[str, An
             stream.write_batch(batch)
             digest.update(batch.column(0).values.to_numpy().tobytes())
             digest.update(batch.column(0).offsets.to_numpy().tobytes())
+            digest.update(batch.column(1).to_numpy().tobytes())
+            digest.update("".join(row_id for _, _, row_id in encoded).encode())
             counts["rows"] += len(encoded)
             counts["tokens"] += sum(len(ids) for ids, _, _ in encoded)
             counts["trained_tokens"] += sum(len(ids) - max(1, prompt) for ids, prompt, _ in encoded)
@@ -106,8 +111,10 @@ def _encoded(
             notes.append(
                 {
                     **{name: table[name][number].as_py() for name in ("row_id", "source", "line")},
-                    **{"stage": "tokenize", "rule": rule},
-                    **{"value": float(len(head) + len(tail) + len(end)), "threshold": float(length)},
+                    "stage": "tokenize",
+                    "rule": rule,
+                    "value": float(len(head) + len(tail) + len(end)),
+                    "threshold": float(length),
                 }
             )
         for ids, prompt_length in kept:
@@ -120,23 +127,23 @@ def fit(
     """Make a row fit `length` tokens: its parts as (ids, length of the prompt), and the rule that was applied.
 
     A pair loses the head of its prompt, never its completion; a completion that leaves no room is dropped. Chunks of
-    plain text lose nothing; a last chunk of one token, which would have nothing to learn, joins no other and is left.
+    plain text lose nothing: where the last would be one token, with nothing to learn, it takes the one before along.
     """
     if not tail or len(head) + len(tail) < 2:
         return [], "no_trainable_token"
     if len(head) + len(tail) <= length:
         return [(head + tail, len(head))], None
-    if head:
-        room = length - len(tail)
-        if settings["overlong_pairs"] == "drop" or room < 1:
-            return [], "overlong"
-        return [(head[-room:] + tail, room)], "truncated"
-    if settings["overlong_text"] == "drop":
+    room = length - len(tail)
+    if settings["overlong_pairs" if head else "overlong_text"] == "drop" or (head and room < 1):
         return [], "overlong"
+    if head:
+        return [(head[-room:] + tail, room)], "truncated"
     if settings["overlong_text"] == "truncate":
         return [(tail[:length], 0)], "truncated"
-    chunks = [tail[start : start + length] for start in range(0, len(tail), length)]
-    return [(chunk, 0) for chunk in chunks if len(chunk) > 1], None
+    starts = list(range(0, len(tail), length))
+    starts[-1] -= len(tail) - starts[-1] == 1
+    ends = [*starts[1:], len(tail)]
+    return [(tail[start:end], 0) for start, end in zip(starts, ends, strict=True)], None
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:

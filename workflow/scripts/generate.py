@@ -3,7 +3,8 @@
 In:  tokens/test/, split/test.parquet, the folder of a model
 Out: generate/<side>.parquet: row_id, prompt, reference, output, n_tokens, stopped
 
-Base and tuned model get the same token ids and the same decoding. Prompts are sorted by length and padded on the left
+Base and tuned model get the same token ids and the same decoding: that of the settings, and nothing of what the model's
+own generation_config.json adds (a repetition penalty, say). Prompts are sorted by length and padded on the left
 with an attention mask, which makes a batched answer equal to the answer alone. A row of plain text gives its first
 tokens as the prompt and what follows as the reference.
 """
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+
 from snaketune.batches import Rows
 from snaketune.job import StageError, run
 from snaketune.lm import device_of, load_model, load_tokenizer, positions_of
@@ -33,13 +35,16 @@ ANSWERS = pa.schema(
 
 
 def generate(
-    tokens: str, texts: str, model: str, out: str, settings: dict[str, Any], gpus: int, threads: int
+    tokens: str, texts: str, model: str, out: str, settings: dict[str, Any], *, gpus: int, threads: int
 ) -> str:
     """Answer the prompts of a token folder; `texts` is the split that it was made of."""
+    from transformers import GenerationConfig
+
     torch.set_num_threads(threads)
     torch.manual_seed(settings["seed"])
     device = device_of(gpus)
     network = load_model(model, settings["trust_remote_code"]).to(device).eval()
+    network.generation_config = GenerationConfig()
     tokenizer = load_tokenizer(model, settings["trust_remote_code"])
     asked = prompts(Rows(tokens), texts, tokenizer, settings)
     room = (positions_of(network.config) or 1 << 30) - settings["max_new_tokens"]
@@ -76,7 +81,7 @@ def prompts(rows: Rows, texts: str, tokenizer: Any, settings: dict[str, Any]) ->
         ids = rows[first[row_id]].astype(np.int64)
         cut = int(rows.prompt_lengths[first[row_id]])
         row = text_of[row_id]
-        if row["prompt"] is None:
+        if cut == 0:
             cut = min(settings["text_prompt_tokens"], max(1, len(ids) // 2))
             rest = ids[cut : cut + settings["max_new_tokens"]]
             row = row | {
@@ -123,8 +128,8 @@ if __name__ == "__main__":
             job.params.model,
             job.output.table,
             job.params.settings,
-            job.resources.get("gpu", 0),
-            job.threads,
+            gpus=job.resources.get("gpu", 0),
+            threads=job.threads,
         ),
         snakemake,
     )

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import jinja2.sandbox
 import pyarrow as pa
+
 from snaketune.job import StageError, run
 from snaketune.rows import BATCH_ROWS, QUARANTINE, ROW, TableWriter, row_id
 from snaketune.sources import HEAD_CHARS, Bad, Raw, read
@@ -24,7 +25,7 @@ Typed = dict[str, str | None]
 Maker = Callable[[dict[str, Any]], Iterator[Typed]]
 
 
-class MissingField(Exception):
+class MissingFieldError(Exception):
     """A raw row lacks what the columns or templates ask of it."""
 
 
@@ -58,16 +59,24 @@ def _typed(files: list[dict[str, str]], make: Maker, settings: dict[str, Any]) -
                 if isinstance(item, Bad):
                     yield _fault(file["name"], item)
                     continue
-                meta = {key: item.fields[key] for key in settings["keep"] if key in item.fields}
-                for typed in make(item.fields):
-                    yield _row(typed, file["name"], item.line, meta)
-            except MissingField as error:
+                kept = {key: item.fields[key] for key in settings["keep"] if key in item.fields}
+                meta = _text(json.dumps(kept, ensure_ascii=False, sort_keys=True, default=str)) if kept else None
+                made = [_row(typed, file["name"], item.line, meta) for typed in make(item.fields)]
+            except (MissingFieldError, RecursionError) as error:
                 assert isinstance(item, Raw)
-                head = json.dumps(item.fields, ensure_ascii=False, default=str)[:HEAD_CHARS]
-                yield _fault(file["name"], Bad(item.line, str(error), head))
+                yield _fault(file["name"], Bad(item.line, str(error), _head(item.fields)))
+            else:
+                yield from made
 
 
-def _row(typed: Typed, source: str, line: int, meta: dict[str, Any]) -> dict[str, Any]:
+def _head(fields: dict[str, Any]) -> str:
+    try:
+        return json.dumps(fields, ensure_ascii=False, default=str)[:HEAD_CHARS]
+    except RecursionError:  # lists in lists, a thousand deep
+        return ""
+
+
+def _row(typed: Typed, source: str, line: int, meta: str | None) -> dict[str, Any]:
     completion = typed["completion"] or ""
     return typed | {
         "row_id": row_id(typed.get("prompt"), completion),
@@ -75,7 +84,8 @@ def _row(typed: Typed, source: str, line: int, meta: dict[str, Any]) -> dict[str
         "line": line,
         "completion": completion,
         "messages": None,
-        "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str) if meta else None,
+        "group": typed["group"] or None,  # an empty cell names no group; all such rows would be one family
+        "meta": meta,
     }
 
 
@@ -85,7 +95,7 @@ def _fault(source: str, bad: Bad) -> dict[str, Any]:
         "row_id": identity.hexdigest(),
         "source": source,
         "line": bad.line,
-        "reason": bad.reason,
+        "reason": bad.reason.encode("utf-8", "replace").decode("utf-8"),
         "head": bad.head.encode("utf-8", "replace").decode("utf-8"),
     }
 
@@ -105,12 +115,14 @@ def _text(value: Any) -> str | None:
     """A field as text: numbers as they are written, nothing as nothing. Lone surrogates cannot be stored."""
     if value is None:
         return None
+    if isinstance(value, bytes):
+        raise MissingFieldError("a column holds bytes, where text was expected")
     text = value if isinstance(value, str) else str(value)
     if not text.isascii():
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise MissingField(f"the text holds half a surrogate pair at character {error.start + 1}") from None
+            raise MissingFieldError(f"the text holds half a surrogate pair at character {error.start + 1}") from None
     return text
 
 
@@ -119,17 +131,20 @@ def _from_columns(columns: dict[str, str | None]) -> Maker:
 
     def make(fields: dict[str, Any]) -> Iterator[Typed]:
         known = fields.keys()
+        for own in ("prompt", "completion"):
+            if columns[own] != own and columns[own] not in known:
+                raise MissingFieldError(f"no column `{columns[own]}`, which `source.columns.{own}` names")
         if columns["completion"] in known:
             prompt, completion = fields.get(columns["prompt"]), fields[columns["completion"]]
         elif columns["text"] in known:
             prompt, completion = None, fields[columns["text"]]
         else:
-            raise MissingField(
+            raise MissingFieldError(
                 f"no column `{columns['text']}` or `{columns['completion']}`; the row has: {', '.join(map(str, known))}"
             )
         for optional in ("group", "label"):
             if columns[optional] and columns[optional] not in known:
-                raise MissingField(f"no column `{columns[optional]}`, which `source.columns.{optional}` names")
+                raise MissingFieldError(f"no column `{columns[optional]}`, which `source.columns.{optional}` names")
         yield {
             "prompt": _text(prompt),
             "completion": _text(completion),
@@ -140,9 +155,18 @@ def _from_columns(columns: dict[str, str | None]) -> Maker:
     return make
 
 
+def _present(value: Any) -> Any:
+    """What a template may print: a null would become the text "None"."""
+    if value is None:
+        raise MissingFieldError("a field is null; write `{{ field or '' }}` where that is meant to be empty")
+    return value
+
+
 def _from_templates(templates: list[dict[str, str | None]]) -> Maker:
     """Rows by sandboxed Jinja templates: a template can read the row's fields and nothing else."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, autoescape=False, finalize=_present
+    )
     try:
         compiled = [
             {field: environment.from_string(text) if text is not None else None for field, text in template.items()}
@@ -156,8 +180,8 @@ def _from_templates(templates: list[dict[str, str | None]]) -> Maker:
         for number, template in enumerate(compiled, start=1):
             try:
                 made.append({key: t.render(fields) if t else None for key, t in template.items()})
-            except (jinja2.TemplateError, TypeError, ValueError) as error:
-                raise MissingField(f"template {number}: {error}") from None
+            except Exception as error:  # a template is code of the user's, and any fault of it a fault of the row
+                raise MissingFieldError(f"template {number}: {error}") from None
         yield from ({key: _text(value) for key, value in row.items()} for row in made)
 
     return make

@@ -36,7 +36,9 @@ def init_base(rows: str, folder: str | Path, settings: dict[str, Any]) -> str:
     tokenizer.model_max_length = settings["n_positions"]
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder, max_shard_size="1TB")
-    return f"a new model of {model.num_parameters() / 1e6:.1f} M parameters, {len(tokenizer):,} tokens in its vocabulary"
+    return (
+        f"a new model of {model.num_parameters() / 1e6:.1f} M parameters, {len(tokenizer):,} tokens in its vocabulary"
+    )
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Any:

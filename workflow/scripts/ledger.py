@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+
 from snaketune.job import StageError, run
 from snaketune.rows import LEDGER, QUARANTINE, read_table, write_table
 
@@ -31,9 +32,10 @@ def ledger(paths: dict[str, list[str]], outputs: dict[str, str]) -> str:
     books["kept"] = books["rule"].isna() | books["rule"].eq("truncated")
     books["stage"] = books["stage"].fillna("tokenize")
     books["rule"] = books["rule"].fillna("")
-    books = books.merge(_splits(paths["splits"]), on="row_id", how="left", validate="many_to_one")
+    dealt = _splits(paths["splits"])
+    books = books.merge(dealt, on="row_id", how="left", validate="many_to_one")
     books["split"] = books["split"].where(books["kept"] | books["stage"].eq("tokenize"))
-    _balance(books)
+    _balance(books, dealt)
     aside = pd.DataFrame(quarantine.select(KEY).to_pandas()).assign(stage="ingest", rule="quarantine", kept=False)
     whole = pd.concat([books, aside]).sort_values(["source", "line", "row_id", "rule"], kind="stable")
     table = pa.Table.from_pandas(whole[LEDGER.names], schema=LEDGER, preserve_index=False)
@@ -48,21 +50,38 @@ def _numbered(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _splits(paths: list[str]) -> pd.DataFrame:
-    parts = [read_table(path, ["row_id"]).to_pandas().assign(split=name) for name, path in zip(SPLITS, paths, strict=True)]
-    return pd.concat(parts)
+    parts = [
+        read_table(path, ["row_id"]).to_pandas().assign(split=name) for name, path in zip(SPLITS, paths, strict=True)
+    ]
+    dealt = pd.concat(parts)
+    if (twice := dealt["row_id"].duplicated()).any():
+        raise StageError(
+            f"the row {dealt['row_id'][twice].iloc[0]} is kept twice; set `dedup.exact: true`, or mend the source"
+        )
+    return dealt.reset_index(drop=True)
 
 
-def _balance(books: pd.DataFrame) -> None:
+def _balance(books: pd.DataFrame, dealt: pd.DataFrame) -> None:
     kept = books[books["kept"]]
+    there = books["row_id"][books["kept"] | books["stage"].eq("tokenize")]
+    if (invented := ~dealt["row_id"].isin(there)).any():
+        row = dealt[invented].iloc[0]
+        raise StageError(
+            f"the row {row['row_id']} stands in the {row['split']} split, but was never read, or was dropped: please "
+            "report this"
+        )
     if (lost := kept["split"].isna()).any():
         row = kept[lost].iloc[0]
         raise StageError(
             f"the row {row['row_id']} ({row['source']}, line {row['line']}) was dropped by no stage and stands in no "
             "split: please report this"
         )
-    if kept["row_id"].duplicated().any():
-        row = kept[kept["row_id"].duplicated()].iloc[0]
-        raise StageError(f"the row {row['row_id']} is kept twice; set `dedup.exact: true`, or mend the source")
+    if (twice := kept["row_id"].duplicated()).any():
+        row = kept[twice].iloc[0]
+        raise StageError(
+            f"the row {row['row_id']} was read twice and stands in the {row['split']} split once, and no stage dropped "
+            "the other: please report this"
+        )
 
 
 def _from_job(job: Any) -> str:

@@ -4,20 +4,24 @@ In:  tokens/test/ and its manifest, split/test.parquet, the folder of a model
 Out: likelihood/<side>.parquet, one line a row: sums of nats and counts of tokens, never means
 
 Rows are scored in fp32 and each token once. A completion is conditioned on its prompt, exactly as in training and in
-generation; plain text is conditioned on the begin-of-text token, so that its first token counts too, unless it fills
-all positions of the model. A text that was cut into chunks is scored chunk by chunk and summed. Rows share sequences,
-isolated from each other, so the sums do not depend on batches or padding.
+generation; plain text is conditioned on the begin-of-text token, so that its first token counts too. A chunk that fills
+all positions of the model has no room for that token, and only its first token is conditioned on it. A text that was
+cut into chunks is scored chunk by chunk and summed. Rows share sequences, isolated from each other, so the sums do not
+depend on batches or padding.
 """
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+
 from snaketune.batches import Rows, collate, pack
 from snaketune.job import run
-from snaketune.lm import device_of, load_model, load_tokenizer, positions_of, token_losses
+from snaketune.lm import device_of, isolates, load_model, load_tokenizer, positions_of, token_losses
 from snaketune.rows import read_table, write_table
 
 LIKELIHOOD = pa.schema(
@@ -36,7 +40,7 @@ BATCH_TOKENS = 8192
 
 
 def likelihood(
-    tokens: str, texts: str, model: str, out: str, settings: dict[str, bool], gpus: int, threads: int
+    tokens: str, texts: str, model: str, out: str, settings: dict[str, bool], *, gpus: int, threads: int
 ) -> str:
     """Score the rows of a token folder; `texts` is the split that they were made of."""
     torch.set_num_threads(threads)
@@ -47,48 +51,65 @@ def likelihood(
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     sums = _sums(network, rows, start, tokenizer.eos_token_id, device)
     table = pd.DataFrame({"row_id": rows.row_ids} | sums).groupby("row_id", sort=True).sum().reset_index()
-    spoken = read_table(texts, ["row_id", "completion"]).to_pandas()
-    table["n_bytes"] = table["row_id"].map(
-        dict(zip(spoken["row_id"], spoken["completion"].str.encode("utf-8").str.len(), strict=True))
-    )
+    table["n_bytes"] = table["row_id"].map(_bytes(texts, rows, tokenizer))
     write_table(pa.Table.from_pandas(table[LIKELIHOOD.names], LIKELIHOOD, preserve_index=False), out, LIKELIHOOD)
     perplexity = float(np.exp(table["nll"].sum() / table["n_tokens"].sum()))
     return f"{len(table):,} rows, perplexity {perplexity:,.2f} over {table['n_tokens'].sum():,} completion tokens"
 
 
+def _bytes(texts: str, rows: Rows, tokenizer: Any) -> dict[str, int]:
+    """The UTF-8 bytes of each row's completion, as far as it was scored: a plain text may have lost its tail."""
+    kept: Counter[str] = Counter()
+    for row_id, length in zip(rows.row_ids, rows.lengths.tolist(), strict=True):
+        kept[row_id] += length
+    sizes = {}
+    for row in read_table(texts, ["row_id", "prompt", "completion"]).to_pylist():
+        row_id, text = row["row_id"], row["completion"]
+        if row["prompt"] is None and row_id in kept:
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            if kept[row_id] < len(ids):
+                text = tokenizer.decode(ids[: kept[row_id]], clean_up_tokenization_spaces=False)
+        sizes[row_id] = len(text.encode("utf-8"))
+    return sizes
+
+
 def _sums(network: torch.nn.Module, rows: Rows, start: int, end: int, device: torch.device) -> dict[str, np.ndarray]:
     """Sums by token row, [rows] each: of all tokens, of the completion, and of the completion without its end."""
     prompts = np.asarray(rows.prompt_lengths)
-    begins = (prompts == 0) & (rows.lengths < (positions_of(network.config) or np.inf))
+    full = (prompts == 0) & (rows.lengths >= (positions_of(network.config) or np.inf))
+    begins = (prompts == 0) & ~full
     sequences = [np.concatenate([[start] * int(begins[row]), rows[row]]).astype(np.int64) for row in range(len(rows))]
-    lengths = [len(sequence) for sequence in sequences]
-    width = max(lengths)
-    blocks = pack(lengths, width)
+    sequences += [np.array([start, rows[row][0]], dtype=np.int64) for row in np.flatnonzero(full)]
+    row_of = np.concatenate([np.arange(len(rows)), np.flatnonzero(full)])
+    first = np.concatenate([prompts + begins, np.ones(full.sum(), np.int64)])  # the place where the completion begins
+    lengths = np.array([len(sequence) for sequence in sequences])
+    width = int(lengths.max())
+    blocks = pack(lengths, width) if isolates(network) else [[number] for number in range(len(sequences))]
     size = max(1, BATCH_TOKENS // width)
     names = ("n_tokens", "nll", "n_tokens_full", "nll_full", "nll_text", "n_correct")
     sums = {name: np.zeros(len(rows), np.int64 if name.startswith("n_") else np.float64) for name in names}
     with torch.no_grad():
         for at in range(0, len(blocks), size):
             part = blocks[at : at + size]
-            batch = collate(part, sequences, prompts, "all", end)
+            batch = collate(part, sequences, np.zeros(len(sequences), np.int64), "all", end)
             nll, hit, counted = token_losses(network, **{name: value.to(device) for name, value in batch.items()})
             owner, place, token = _owners(part, sequences, batch["labels"], counted.cpu())
+            row, answer = row_of[owner], place >= first[owner]
+            is_end = (token == end) & (place == lengths[owner] - 1)
             nll, hit = nll.double().cpu().numpy(), hit.cpu().numpy()
-            answer = place >= prompts[owner] + begins[owner]
-            is_end = answer & (token == end) & (place == [len(sequences[row]) - 1 for row in owner])
-            np.add.at(sums["nll_full"], owner, nll)
-            np.add.at(sums["n_tokens_full"], owner, 1)
-            np.add.at(sums["nll"], owner, nll * answer)
-            np.add.at(sums["n_tokens"], owner, answer)
-            np.add.at(sums["n_correct"], owner, hit & answer)
-            np.add.at(sums["nll_text"], owner, nll * (answer & ~is_end))
+            np.add.at(sums["nll_full"], row, nll)
+            np.add.at(sums["n_tokens_full"], row, 1)
+            np.add.at(sums["nll"], row, nll * answer)
+            np.add.at(sums["n_tokens"], row, answer)
+            np.add.at(sums["n_correct"], row, hit & answer)
+            np.add.at(sums["nll_text"], row, nll * (answer & ~is_end))
     return sums
 
 
 def _owners(
     blocks: list[list[int]], sequences: list[np.ndarray], labels: torch.Tensor, counted: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each counted token [n]: its row, its place in the row's sequence, its id."""
+    """For each counted token [n]: the number of its sequence, its place in it, its id."""
     owner = np.full(labels.shape, -1, np.int64)
     place = np.zeros(labels.shape, np.int64)
     for number, block in enumerate(blocks):
@@ -110,8 +131,8 @@ if __name__ == "__main__":
             job.params.model,
             job.output.table,
             job.params.settings,
-            job.resources.get("gpu", 0),
-            job.threads,
+            gpus=job.resources.get("gpu", 0),
+            threads=job.threads,
         ),
         snakemake,
     )

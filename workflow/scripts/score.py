@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from snaketune import metrics
 from snaketune.job import StageError, run
 from snaketune.rows import read_table, write_table

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
+
 from snaketune.components import Components
 from snaketune.job import StageError, run
 from snaketune.rows import SPLIT, read_table, write_table
@@ -25,9 +25,9 @@ SPLITS = ("train", "validation", "test")
 
 def split(rows: str, clusters: str, outputs: dict[str, str], settings: dict[str, Any]) -> str:
     """Deal the rows; `settings` holds the share of each split and the seed."""
-    table = read_table(rows).sort_by("row_id")
-    everything = read_table(clusters, ["row_id", "cluster", "group", "kept"])
-    families = _families(table, everything)
+    order = [(name, "ascending") for name in ("row_id", "source", "line")]
+    table = read_table(rows).sort_by(order)
+    families = _families(read_table(clusters).sort_by(order))
     table = table.append_column("family", pa.array(families, pa.string()))
     parts = deal(families, [settings[name] for name in SPLITS], settings["seed"])
     counts = []
@@ -43,22 +43,14 @@ def split(rows: str, clusters: str, outputs: dict[str, str], settings: dict[str,
     return f"{', '.join(counts)} rows, of {len(np.unique(families)):,} families"
 
 
-def _families(table: pa.Table, everything: pa.Table) -> np.ndarray:
-    """The family of each row [n], as the smallest row_id in it."""
-    ids = np.asarray(table["row_id"].to_pylist(), dtype=object)
-    prompts = pc.utf8_lower(pc.replace_substring_regex(table["prompt"], r"\s+", " "))
-    linked = pa.concat_tables(
-        [
-            everything.select(["cluster", "group"]).append_column("prompt", pa.nulls(everything.num_rows, pa.string())),
-            table.select(["cluster", "group"]).append_column("prompt", prompts),
-        ]
-    )
-    ties = Components(linked.num_rows)
-    for column in ("cluster", "group", "prompt"):
-        ties.union_equal(pd.factorize(linked[column].to_pandas())[0])
-    labels = ties.labels()[everything.num_rows :]
-    smallest = pd.Series(ids).groupby(labels).transform("min")
-    return smallest.to_numpy()
+def _families(everything: pa.Table) -> np.ndarray:
+    """The family of each kept row [n], as the smallest row_id in it; `everything` is every clean row, in order."""
+    ties = Components(everything.num_rows)
+    for column in ("cluster", "group", "question"):
+        ties.union_equal(pd.factorize(everything[column].to_pandas())[0])
+    kept = everything["kept"].to_numpy()
+    ids = pd.Series(everything["row_id"].to_pylist(), dtype=object)[kept]
+    return ids.groupby(ties.labels()[kept]).transform("min").to_numpy()
 
 
 def deal(families: np.ndarray, shares: list[float], seed: int) -> np.ndarray:

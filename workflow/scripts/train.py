@@ -3,8 +3,8 @@
 In:  tokens/{train,validation}/ and their manifests, the folder of the base model
 Out: model/{config.json, model.safetensors, tokenizer files}, train/history.jsonl, train/summary.json
 
-Transformers' Trainer runs the loop; what it gets wrong is replaced: the loss (snaketune.lm), its average (over the
-trained tokens of the whole step) and the evaluation (over all tokens of the validation split).
+Transformers' Trainer runs the loop; snaketune.trainer replaces what it gets wrong: the loss, its average and the
+evaluation.
 
 Work in progress stands in results/.store/<fingerprint>/, outside every declared output, because Snakemake deletes
 those when a job starts or fails. The fingerprint covers data, base, settings, code and the libraries that compute:
@@ -16,7 +16,6 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Iterable
 from hashlib import file_digest, sha256
 from importlib.metadata import version
@@ -24,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, TrainingArguments, set_seed
+
 from snaketune.batches import Rows, collate, group_by_length, pack
-from snaketune.job import StageError, interactive, run, say
-from snaketune.lm import device_of, load_model, load_tokenizer, precision_of, token_losses
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from snaketune.job import StageError, run, say
+from snaketune.lm import device_of, isolates, load_model, load_tokenizer, precision_of
+from snaketune.trainer import Block, CausalTrainer, Finite, Items, Live
 
 KEPT_MODELS = 5
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-Block = list[int]
 
 
 def train(
@@ -40,6 +39,7 @@ def train(
     outputs: dict[str, str],
     store: Path,
     settings: dict[str, Any],
+    *,
     gpus: int,
     threads: int,
 ) -> str:
@@ -53,6 +53,7 @@ def train(
     again = done.exists()
     if not again:
         _train(tokens, base, store, settings, device_of(gpus))
+    shutil.rmtree(store / "checkpoints", ignore_errors=True)
     os.utime(store)
     model = Path(outputs["config"]).parent
     model.mkdir(parents=True, exist_ok=True)
@@ -78,105 +79,19 @@ def fingerprint(parts: dict[str, Any], files: Iterable[str]) -> str:
     return digest.hexdigest()[:32]
 
 
-class Items(torch.utils.data.Dataset):
-    """What the Trainer shuffles: each item is one or several blocks of row numbers."""
-
-    def __init__(self, items: list[list[Block]]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, number: int) -> list[Block]:
-        return self.items[number]
-
-
-class CausalTrainer(Trainer):
-    """The Trainer with a loss over the trained tokens of the whole step, and an exact evaluation."""
-
-    loss_is_scaled_for_ga = True
-
-    def __init__(self, *args: Any, precision: str, validation: list[dict[str, torch.Tensor]], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = True  # so that num_items_in_batch counts the trained tokens of the step
-        self.precision = precision
-        self.validation = validation
-
-    def _losses(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self.args.device
-        on = self.precision != "fp32"
-        with torch.autocast(device.type, DTYPES[self.precision] if on else None, enabled=on):
-            nll, hit, _ = token_losses(model, **{name: tensor.to(device) for name, tensor in inputs.items()})
-        return nll, hit
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """The mean loss (nats) of a trained token, over all forward passes of the step."""
-        nll, _ = self._losses(model, inputs)
-        return nll.sum() / (num_items_in_batch if num_items_in_batch is not None else len(nll))
-
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Loss and accuracy over every trained token of the validation split."""
-        self.model.eval()
-        total, hits, tokens = 0.0, 0, 0
-        with torch.no_grad():
-            for batch in self.validation:
-                nll, hit = self._losses(self.model, batch)
-                total += nll.double().sum().item()
-                hits += int(hit.sum())
-                tokens += len(nll)
-        self.model.train()
-        metrics = {"eval_loss": total / tokens, "eval_accuracy": hits / tokens, "eval_tokens": tokens}
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
-class Live(TrainerCallback):
-    """The line that a person watches, and an evaluation at the very last step."""
-
-    def __init__(self, tokens_per_epoch: int) -> None:
-        self.tokens_per_epoch = tokens_per_epoch
-        self.validation = ""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.started, self.first_step, self.first_epoch = time.perf_counter(), state.global_step, state.epoch or 0.0
-        self.shown = self.started
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_save = True
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if "eval_loss" in (logs := logs or {}):
-            self.validation = f"  validation {logs['eval_loss']:.3f}"
-        now = time.perf_counter()
-        pause = 1 if interactive() else 15
-        if "loss" not in logs or now - self.shown < pause:
-            return
-        self.shown = now
-        seconds = now - self.started
-        speed = (state.epoch - self.first_epoch) * self.tokens_per_epoch / seconds
-        left = seconds / max(1, state.global_step - self.first_step) * (state.max_steps - state.global_step)
-        line = (
-            f"  step {state.global_step:,}/{state.max_steps:,}  loss {logs['loss']:.3f}{self.validation}"
-            f"  {speed:,.0f} tokens/s  {int(left // 60)}:{int(left % 60):02d} left"
-        )
-        say(f"\r\033[K{line}" if interactive() else line, end="" if interactive() else "\n")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if interactive():
-            say("\r\033[K", end="")
-
-
 def _train(tokens: dict[str, str], base: str, store: Path, settings: dict[str, Any], device: torch.device) -> None:
     set_seed(settings["seed"])
     model = load_model(base, settings["trust_remote_code"])
     tokenizer = load_tokenizer(base, settings["trust_remote_code"])
+    if len(tokenizer) > (embedded := model.get_input_embeddings().num_embeddings):
+        raise StageError(f"{base}: the tokenizer has {len(tokenizer)} tokens, and the model knows {embedded}")
+    apart = isolates(model)
+    if settings["batching"] == "packed" and not apart:
+        kind = model.config.model_type
+        raise StageError(f"a {kind} model does not keep packed rows apart; set `train.batching: length_grouped`")
     rows = {name: Rows(folder) for name, folder in tokens.items()}
     plan = _plan(rows["train"].lengths, settings)
-    held = _plan(rows["validation"].lengths, settings | {"batching": "packed"})
+    held = _plan(rows["validation"].lengths, settings | {"batching": "packed" if apart else "length_grouped"})
     pad = tokenizer.eos_token_id
 
     def batch(name: str, items: list[list[Block]]) -> dict[str, torch.Tensor]:
@@ -184,13 +99,13 @@ def _train(tokens: dict[str, str], base: str, store: Path, settings: dict[str, A
         return collate(blocks, rows[name], rows[name].prompt_lengths, settings["loss_on"], pad)
 
     size = settings["batch_size"]
+    size = size if apart else 1  # an item is a whole batch then
     validation = [batch("validation", held[start : start + size]) for start in range(0, len(held), size)]
     if not any((part["labels"] >= 0).any() for part in validation):
         raise StageError("the validation split has no token to learn; see tokens/validation.json")
     precision = precision_of(settings["precision"], device)
     arguments, steps = _arguments(settings, len(plan), precision, device, store / "checkpoints")
-    live = Live(int(rows["train"].lengths.sum()))
-    callbacks: list[TrainerCallback] = [live]
+    callbacks: list[TrainerCallback] = [Finite(), Live(int(rows["train"].lengths.sum()))]
     if settings["early_stopping"]:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings["early_stopping"]))
     trainer = CausalTrainer(
@@ -206,8 +121,13 @@ def _train(tokens: dict[str, str], base: str, store: Path, settings: dict[str, A
     )
     parameters = sum(p.numel() for p in model.parameters())
     say(f"  {parameters / 1e6:,.1f} M parameters, {steps:,} steps, {precision} on {device.type}")
-    trainer.train(resume_from_checkpoint=_last_checkpoint(store / "checkpoints"))
-    _finish(trainer, tokenizer, store, settings, plan, rows["train"])
+    checkpoint = _last_checkpoint(store / "checkpoints")
+    if checkpoint and _ended(checkpoint):  # what the Trainer would not notice: it would take another step
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        trainer._load_best_model()
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _finish(trainer, tokenizer, store, settings, plan=plan, rows=rows["train"])
 
 
 def _plan(lengths: Any, settings: dict[str, Any]) -> list[list[Block]]:
@@ -224,6 +144,8 @@ def _arguments(
     per_epoch = math.ceil(math.ceil(items / per_pass) / settings["gradient_accumulation"])
     steps = settings["max_steps"] or math.ceil(per_epoch * settings["epochs"])
     interval = max(1, steps // settings["evaluations"])
+    logging = max(1, interval // max(1, 100 // settings["evaluations"]))
+    interval -= interval % logging  # so that no logged mean reaches over a checkpoint: a resumed one would differ
     scheduler = {"constant": "constant_with_warmup"}.get(settings["scheduler"], settings["scheduler"])
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -249,7 +171,7 @@ def _arguments(
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         restore_callback_states_from_checkpoint=True,
-        logging_steps=max(1, steps // 100),
+        logging_steps=logging,
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         disable_tqdm=True,
@@ -260,22 +182,36 @@ def _arguments(
     return arguments, steps
 
 
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint; one that was cut off while being written has no readable trainer_state.json."""
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: one that was cut off lacks trainer_state.json, which is written last."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in found:
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            shutil.rmtree(checkpoint)
-            continue
-        say(f"  goes on from step {checkpoint.name.rpartition('-')[2]}")
-        return str(checkpoint)
+            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            whole = Path(state["best_model_checkpoint"]).is_dir()  # without it, the last model would pass for the best
+        except (OSError, ValueError, TypeError, KeyError):
+            whole = False
+        if whole:
+            say(f"  goes on from step {checkpoint.name.rpartition('-')[2]}")
+            return checkpoint
+        shutil.rmtree(checkpoint)
     return None
 
 
+def _ended(checkpoint: Path) -> bool:
+    """Whether the training had come to its end, last step or early stopping, when this checkpoint was written."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"]
+
+
 def _finish(
-    trainer: CausalTrainer, tokenizer: Any, store: Path, settings: dict[str, Any], plan: list[list[Block]], rows: Rows
+    trainer: CausalTrainer,
+    tokenizer: Any,
+    store: Path,
+    settings: dict[str, Any],
+    *,
+    plan: list[list[Block]],
+    rows: Rows,
 ) -> None:
     """Write the best model, the history and the summary; they become visible in one rename."""
     part = store / "part"
@@ -323,12 +259,16 @@ def _from_job(job: Any) -> str:
     counts = {name: json.loads(Path(job.input[name]).read_text(encoding="utf-8")) for name in ("train", "validation")}
     settings = settings | {"max_length": max(count["max_length"] for count in counts.values())}
     hashes = {name: count["sha256"] for name, count in counts.items()}
-    name = fingerprint({"settings": settings, "tokens": hashes}, [*job.input.base, *job.input.code])
+    gpus = job.resources.get("gpu", 0)
+    computed = precision_of(settings["precision"], device_of(gpus))
+    scripts = [path for path in job.input.code if path.endswith(".py")]
+    parts = {"settings": settings, "tokens": hashes, "precision": computed}
+    name = fingerprint(parts, [*job.input.base, *scripts])
     folders = {name: str(Path(job.input[name]).with_suffix("")) for name in counts}
     store = Path(job.params.store) / name
     store.mkdir(parents=True, exist_ok=True)
     outputs = {name: job.output[name] for name in ("config", "history", "summary")}
-    return train(folders, job.params.base, outputs, store, settings, job.resources.get("gpu", 0), job.threads)
+    return train(folders, job.params.base, outputs, store, settings, gpus=gpus, threads=job.threads)
 
 
 if __name__ == "__main__":

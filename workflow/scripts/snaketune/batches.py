@@ -7,37 +7,46 @@ the same loss. Packing is best-fit decreasing: on prompt/completion rows it fill
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+
+from snaketune.job import StageError
 from snaketune.lm import IGNORED
 
 
 def pack(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Row numbers by block: best-fit decreasing, so that no block exceeds `size` tokens. Deterministic."""
+    """Row numbers by block: best-fit decreasing, so that no block exceeds `size` tokens. Deterministic.
+
+    At most `size` different rooms are ever open, and they are kept in order: a million rows take seconds. Raises
+    StageError for a row that is longer than a block.
+    """
     space: dict[int, list[list[int]]] = defaultdict(list)  # blocks by the room that is left in them
-    rooms: list[int] = []
+    rooms: list[int] = []  # the keys of `space`, ascending
     blocks: list[list[int]] = []
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     for row in order.tolist():
         length = int(lengths[row])
-        fit = next((room for room in rooms if room >= length), None)
-        if fit is None:
+        if length > size:
+            raise StageError(f"row {row} has {length} tokens, and a block holds {size}; see `tokenize.max_length`")
+        place = bisect_left(rooms, length)
+        if place == len(rooms):
+            room = size
             block: list[int] = []
             blocks.append(block)
-            fit = size
         else:
-            block = space[fit].pop()
-            if not space[fit]:
-                rooms.remove(fit)
+            room = rooms[place]
+            block = space[room].pop()
+            if not space[room]:
+                del rooms[place]
         block.append(row)
-        left = fit - length
+        left = room - length
         if left > 0:
             if not space[left]:
-                rooms.append(left)
-                rooms.sort()
+                insort(rooms, left)
             space[left].append(block)
     return blocks
 
@@ -69,7 +78,8 @@ def collate(
             learnt = max(1, prompt_lengths[row]) if loss_on == "completion" else 1
             labels[number, start + learnt : end] = tokens[learnt:]
             start = end
-    return {name: torch.from_numpy(array) for name, array in zip(("input_ids", "position_ids", "labels"), (ids, positions, labels), strict=True)}
+    arrays = {"input_ids": ids, "position_ids": positions, "labels": labels}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 class Rows:

@@ -11,7 +11,16 @@ import copy
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 METRICS = ("bleu", "chrf", "rouge", "exact_match")
@@ -24,7 +33,16 @@ class ConfigError(Exception):
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=False)
+    model_config = ConfigDict(extra="forbid", validate_default=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `on` as true, which pydantic would take for 1."""
+        kind = cls.model_fields[info.field_name].annotation if info.field_name else None
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError(f"`{str(value).lower()}` is given, which is neither a number nor a text")
+        return value
 
 
 def _as_list(value: Any) -> Any:
@@ -320,20 +338,30 @@ def load(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
     Returns the complete settings of the run and of each of its variants, by name; the run comes first.
     Raises ConfigError, with a sentence for each fault: the key, what was given, what is allowed.
     """
-    run = _checked(raw, where="")
-    settings = {run["run"]: run}
-    for name, override in run["variants"].items():
+    run, faults = _checked(raw)
+    sentences = [_sentence(fault, "") for fault in faults]
+    known = {(fault["loc"], fault["type"]) for fault in faults}
+    settings = {run.get("run", ""): run}
+    variants = raw.get("variants")
+    for name, override in variants.items() if isinstance(variants, dict) else ():
+        if not isinstance(override, dict):
+            continue  # it is among the faults of the run
         merged = _merged({k: v for k, v in copy.deepcopy(raw).items() if k != "variants"}, override)
-        settings[name] = _checked(merged, where=f"variants.{name}.") | {"run": name}
+        variant, faults = _checked(merged)
+        own = [fault for fault in faults if (fault["loc"], fault["type"]) not in known]
+        sentences += [_sentence(fault, f"variants.{name}.") for fault in own]
+        settings[name] = variant | {"run": name}
+    if sentences:
+        raise ConfigError("\n".join(f"- {sentence}" for sentence in sentences))
     return settings
 
 
-def _checked(raw: dict[str, Any], where: str) -> dict[str, Any]:
+def _checked(raw: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """The complete settings, and no fault; or no settings, and all faults."""
     try:
-        return Config.model_validate(raw).model_dump(mode="python")
+        return Config.model_validate(raw).model_dump(mode="python"), []
     except ValidationError as error:
-        faults = [_sentence(fault, where) for fault in error.errors()]
-        raise ConfigError("\n".join(f"- {fault}" for fault in faults)) from None
+        return {}, error.errors()
 
 
 def _merged(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:

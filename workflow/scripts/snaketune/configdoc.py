@@ -1,7 +1,7 @@
 """Writes config/README.md and workflow/schemas/config.schema.json from the models of the configuration.
 
-    python workflow/scripts/snaketune/configdoc.py          writes both
-    python workflow/scripts/snaketune/configdoc.py --check  exits with 1 and a diff where a file has drifted
+python workflow/scripts/snaketune/configdoc.py          writes both
+python workflow/scripts/snaketune/configdoc.py --check  exits with 1 and a diff where a file has drifted
 """
 
 from __future__ import annotations
@@ -54,7 +54,13 @@ def _sections(path: str, section: type[Section], about: str) -> list[str]:
 
 
 def _table(title: str, about: str, section: type[Section]) -> str:
-    lines = [f"## {title}", "", *([about, ""] if about else []), "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    lines = [
+        f"## {title}",
+        "",
+        *([about, ""] if about else []),
+        "| key | type | default | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
     for name, field in section.model_fields.items():
         limits = _limits(field.metadata)
         example = f" Example: `{json.dumps(field.examples[0])}`." if field.examples else ""
@@ -75,7 +81,9 @@ def _type(annotation: Any) -> str:
         return f"list of {_type(inner[0])}"
     if origin is dict:
         return "mapping"
-    return {str: "text", int: "integer", float: "number", bool: "true/false", type(None): "null"}.get(annotation, "text")
+    return {str: "text", int: "integer", float: "number", bool: "true/false", type(None): "null"}.get(
+        annotation, "text"
+    )
 
 
 def _limits(metadata: list[Any]) -> str:
@@ -100,7 +108,8 @@ def schema() -> str:
 def main(arguments: list[str]) -> int:
     """Write the files, or compare them."""
     drifted = 0
-    for path, content in ((ROOT / "config/README.md", page()), (ROOT / "workflow/schemas/config.schema.json", schema())):
+    files = {ROOT / "config/README.md": page(), ROOT / "workflow/schemas/config.schema.json": schema()}
+    for path, content in files.items():
         if "--check" not in arguments:
             path.write_text(content, encoding="utf-8")
             continue

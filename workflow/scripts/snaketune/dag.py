@@ -140,7 +140,9 @@ class Dag:
             for stage, paths in STAGE_FILES.items():
                 made = stage != "base" or self.settings[name]["model"]["from_scratch"]
                 if made and self.owns(name, stage):
-                    wanted += [f"results/{name}/{path}".format(shard=shard) for path in paths for shard in self.raw(name)]
+                    wanted += [
+                        f"results/{name}/{path}".format(shard=shard) for path in paths for shard in self.raw(name)
+                    ]
         return list(dict.fromkeys(wanted))
 
     def base(self, name: str) -> tuple[str, list[str]]:
@@ -195,7 +197,9 @@ def shards(source: Settings) -> list[list[RawFile]]:
         relative = path.relative_to(root).as_posix() if root else path.as_posix()
         kind = source["format"] if source["format"] != "auto" else format_of(path.name)
         if kind is None:
-            raise ConfigError(f"- `source.files`: the format of `{path}` cannot be told by its name; set `source.format`.")
+            raise ConfigError(
+                f"- `source.files`: the format of `{path}` cannot be told by its name; set `source.format`."
+            )
         size = path.stat().st_size
         if not dealt or size > room:
             dealt.append([])
@@ -217,7 +221,7 @@ def _root(package: str | None) -> tuple[Path | None, str]:
 def _found(patterns: list[str], root: Path | None, package: str | None) -> list[Path]:
     paths: set[Path] = set()
     for pattern in patterns:
-        hits = [Path(hit) for hit in glob.glob(str(root / pattern) if root else pattern, recursive=True)]
+        hits = [Path(root or "", hit) for hit in glob.glob(pattern, root_dir=root, recursive=True)]
         hits = [hit for hit in hits if hit.is_file()]
         if not hits:
             where = f"in the package `{package}`" if package else f"from {Path.cwd().name}/"

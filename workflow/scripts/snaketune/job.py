@@ -1,4 +1,4 @@
-"""What every script does around its stage: everything that libraries print goes to the rule's log; a person sees one line.
+"""What every script does around its stage: what libraries print goes to the rule's log, and a person sees one line.
 
 A script ends with
 
@@ -19,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-_terminal: TextIO = sys.stderr
-
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -29,29 +27,34 @@ QUIET = {
 }
 
 
+class _Terminal:
+    """Where a person looks; `run` points it past the log."""
+
+    stream: TextIO = sys.stderr
+
+
 class StageError(Exception):
     """A fault that the user can mend: what was wrong, where, and what to do."""
 
 
 def say(line: str, end: str = "\n") -> None:
     """Show a line to the person at the terminal, past the log."""
-    _terminal.write(line + end)
-    _terminal.flush()
+    _Terminal.stream.write(line + end)
+    _Terminal.stream.flush()
 
 
 def interactive() -> bool:
     """Whether a person looks at a terminal that can redraw its last line."""
-    return _terminal.isatty()
+    return _Terminal.stream.isatty()
 
 
 def run(stage: Callable[[Any], str], job: Any) -> None:
     """Run one stage of a Snakemake job: log, progress line, and failures in words. Exits with 1 on failure."""
-    global _terminal
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     log = Path(job.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
-    _terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+    _Terminal.stream = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
     with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import cross_entropy
+
 from snaketune.job import StageError
 
 IGNORED = -100
@@ -21,19 +22,29 @@ PLAIN_HEADS = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "llama", "mistral",
 
 
 def load_model(folder: str | Path, trust_remote_code: bool = False) -> Any:
-    """A causal language model in fp32 from a local folder of safetensors. Raises StageError where there is none."""
+    """A causal language model in fp32 from a local folder of safetensors.
+
+    Raises StageError where there is none, or where weights are missing: transformers would draw those at random, and
+    say so in a warning.
+    """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, about = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StageError(f"{folder} holds no causal language model that can be loaded: {error}") from error
+    if missing := sorted(about["missing_keys"]):
+        raise StageError(
+            f"{folder} holds no whole causal language model: {len(missing)} weights are missing, as {missing[0]}"
+        )
     model.config.use_cache = False
     return model
 
@@ -47,7 +58,9 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
     except (OSError, ValueError) as error:
         raise StageError(f"{folder} holds no tokenizer that can be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
-        raise StageError(f"the tokenizer in {folder} has no end-of-text token, so that no answer could end")
+        raise StageError(
+            f"the tokenizer in {folder} has no end-of-text token; name its `eos_token` in tokenizer_config.json"
+        )
     return tokenizer
 
 
@@ -82,8 +95,25 @@ def token_losses(
     else:
         logits = model(**arguments).logits[:, :-1][counted]
     targets = targets[counted]
-    nll = F.cross_entropy(logits.float(), targets, reduction="none")
+    nll = cross_entropy(logits.float(), targets, reduction="none")
     return nll, logits.argmax(-1) == targets, counted
+
+
+def isolates(model: Any) -> bool:
+    """Whether two documents in one row leave each other alone, tried on two short ones.
+
+    Models without position ids (ALiBi, recurrent ones) have nothing to tell documents apart by; OPT has them, and makes
+    no mask of them.
+    """
+    ids = (torch.arange(16, device=model.device)[None] * 7 + 1) % model.get_input_embeddings().num_embeddings
+    positions = torch.arange(8, device=model.device).repeat(2)[None]
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        packed, _, _ = token_losses(model, ids, positions, ids.masked_fill(positions == 0, IGNORED))
+        alone, _, _ = token_losses(model, ids[:, 8:], positions[:, 8:], ids[:, 8:])
+    model.train(training)
+    return torch.allclose(packed[7:], alone, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 def device_of(gpus: int) -> torch.device:

@@ -25,10 +25,10 @@ Statistics = Mapping[str, np.ndarray]
 MODULES = Path(__file__).resolve().parents[2] / "metrics"
 LOWER_IS_BETTER = frozenset({"perplexity", "perplexity_full", "bits_per_byte"})
 LIKELIHOOD_SIGNATURES = {
-    "perplexity": "exp(nats/tokens)|scored:completion+eos|given:prompt",
-    "perplexity_full": "exp(nats/tokens)|scored:prompt+completion+eos|given:bos where there is no prompt",
-    "bits_per_byte": "nats/ln2/bytes|scored:completion|given:prompt|bytes:utf-8 of the raw text",
-    "token_accuracy": "100*top1/tokens|scored:completion+eos|given:prompt",
+    "perplexity": "exp(nats/tokens)|scored:completion and its appended end|given:prompt, else bos",
+    "perplexity_full": "exp(nats/tokens)|scored:prompt, completion and its appended end|given:bos where no prompt",
+    "bits_per_byte": "nats/ln2/bytes|scored:completion|given:prompt, else bos|bytes:utf-8 of the scored text",
+    "token_accuracy": "100*top1/tokens|scored:completion and its appended end|given:prompt, else bos",
 }
 HEADLINE = {"perplexity": "perplexity", "bleu": "BLEU", "rougeL": "ROUGE-L"}
 

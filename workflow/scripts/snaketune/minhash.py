@@ -26,7 +26,7 @@ def _word_hash(word: str) -> int:
     return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _scramble(x: np.ndarray) -> np.ndarray:
+def scramble(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele et al. 2014): every input bit reaches every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -41,12 +41,12 @@ def shingles(text: str, words: int) -> np.ndarray:
     width = min(words, len(hashes))
     total = np.full(len(hashes) - width + 1, width, dtype=np.uint64)
     for offset in range(width):
-        total = _scramble(total * _MIX + hashes[offset : len(hashes) - width + 1 + offset])
+        total = scramble(total * _MIX + hashes[offset : len(hashes) - width + 1 + offset])
     return np.unique(total)
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """|A ∩ B| / |A ∪ B| of two shingle sets; two empty sets are equal."""
+    """Shared shingles over all shingles of two sets; two empty sets are equal."""
     if not len(one) and not len(other):
         return 1.0
     shared = len(np.intersect1d(one, other, assume_unique=True))
@@ -55,7 +55,7 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
 
 def permutations(count: int) -> np.ndarray:
     """`count` fixed odd multipliers and offsets, [2, count] uint64: the hash family of the signatures."""
-    draws = _scramble(np.arange(1, 2 * count + 1, dtype=np.uint64) * _MIX).reshape(2, count)
+    draws = scramble(np.arange(1, 2 * count + 1, dtype=np.uint64) * _MIX).reshape(2, count)
     draws[0] |= np.uint64(1)
     return draws
 
@@ -67,9 +67,9 @@ def bands(hashes: np.ndarray, family: np.ndarray, rows_per_band: int) -> np.ndar
     """
     minima = np.full(family.shape[1], np.iinfo(np.uint64).max, dtype=np.uint64)
     for start in range(0, len(hashes), 512):  # a slice of [512, permutations] stays in the cache
-        part = _scramble(hashes[start : start + 512, None] * family[0] + family[1])
+        part = scramble(hashes[start : start + 512, None] * family[0] + family[1])
         np.minimum(minima, part.min(axis=0), out=minima)
     keys = np.zeros(len(minima) // rows_per_band, dtype=np.uint64)
     for row in minima.reshape(-1, rows_per_band).T:
-        keys = _scramble(keys * _MIX + row)
+        keys = scramble(keys * _MIX + row)
     return keys

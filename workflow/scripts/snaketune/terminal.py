@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 # Snakemake's account of its own scheduling. It stays in .snakemake/log/, and is shown by -n and --verbose.
@@ -16,25 +17,33 @@ CHATTER = (
     "Complete log",
     "Shutting down, this might take some time",
 )
-CHATTER_EVENTS = {"workflow_started", "job_info", "job_started", "job_finished", "group_info", "progress", "resources_info", "run_info"}
+CHATTER_EVENTS = {
+    *("workflow_started", "run_info", "resources_info", "progress"),
+    *("job_info", "job_started", "job_finished", "group_info"),
+}
 
 
-def quieten(logger: logging.Logger) -> None:
-    """Keep Snakemake's chatter off the terminal, unless this is a dry run or the user asked for more."""
+def quieten(logger: logging.Logger, local: Callable[[], bool]) -> None:
+    """Keep Snakemake's chatter off the terminal, unless this is a dry run or the user asked for more.
+
+    `local` says whether jobs run on this machine. On a cluster they speak into their own logs, and Snakemake's lines
+    about finished jobs stay; which it is, Snakemake knows only after the Snakefile has been read.
+    """
     for handler in logger.handlers:
         asked = any(getattr(each, "dryrun", False) or getattr(each, "verbose", False) for each in handler.filters)
         if handler.name == "DefaultStreamHandler" and not asked:
-            handler.addFilter(worth_showing)
+            handler.addFilter(lambda record: worth_showing(record, local()))
 
 
-def worth_showing(record: logging.LogRecord) -> bool:
+def worth_showing(record: logging.LogRecord, local: bool) -> bool:
     """Whether a record of Snakemake's log is for the person at the terminal."""
     if record.levelno >= logging.WARNING:
         return True
     event = getattr(record, "event", None)
-    if getattr(event, "value", event) in CHATTER_EVENTS:
-        return False
-    return not str(record.getMessage()).startswith(CHATTER)
+    name = getattr(event, "value", event)
+    if name in CHATTER_EVENTS:
+        return not local and name in ("job_finished", "progress")
+    return not record.getMessage().startswith(CHATTER)
 
 
 def closing(names: list[str]) -> str:
