@@ -15,6 +15,7 @@ CHATTER = (
     "Select jobs to execute",
     "Execute ",
     "Complete log",
+    "Singularity containers: ignored",
     "Shutting down, this might take some time",
 )
 CHATTER_EVENTS = {
