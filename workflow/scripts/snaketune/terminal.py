@@ -16,6 +16,7 @@ CHATTER = (
     "Execute ",
     "Complete log",
     "Singularity containers: ignored",
+    "Config file ",
     "Shutting down, this might take some time",
 )
 CHATTER_EVENTS = {
