@@ -16,7 +16,6 @@ CHATTER = (
     "Execute ",
     "Complete log",
     "Singularity containers: ignored",
-    "Config file ",
     "Shutting down, this might take some time",
 )
 CHATTER_EVENTS = {
@@ -39,22 +38,25 @@ def quieten(logger: logging.Logger, local: Callable[[], bool]) -> None:
 
 def worth_showing(record: logging.LogRecord, local: bool) -> bool:
     """Whether a record of Snakemake's log is for the person at the terminal."""
+    if record.getMessage().startswith(CHATTER):
+        return False
     if record.levelno >= logging.WARNING:
         return True
     event = getattr(record, "event", None)
     name = getattr(event, "value", event)
     if name in CHATTER_EVENTS:
         return not local and name in ("job_finished", "progress")
-    return not record.getMessage().startswith(CHATTER)
+    return True
 
 
-def closing(names: list[str]) -> str:
-    """Base beside tuned for each run that has results, and where its report is."""
+def closing(names: list[str], results: Path = Path("results")) -> str:
+    """Base beside tuned for each run whose scores are those of its model, and where its report is."""
     from snaketune.metrics import table
 
     parts = []
     for name in names:
-        metrics = Path("results") / name / "metrics.json"
-        if metrics.exists():
-            parts.append(f"\n{table(json.loads(metrics.read_text(encoding='utf-8')))}\nresults/{name}/report.html")
+        metrics, model = results / name / "metrics.json", results / name / "model/config.json"
+        # After a call that made the model only, the scores beside it are still those of the model before.
+        if metrics.exists() and not (model.exists() and model.stat().st_mtime > metrics.stat().st_mtime):
+            parts.append(f"\n{table(json.loads(metrics.read_text(encoding='utf-8')))}\n{results}/{name}/report.html")
     return "\n".join(parts)
