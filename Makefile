@@ -24,7 +24,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
 
-docs: $(READY) ## config/README.md and the JSON schema, from the models in snaketune/config.py
+docs: $(READY) ## config/README.md and the JSON schema, from the models in snaketune/schema.py
 	$(BIN)/python workflow/scripts/snaketune/configdoc.py
 
 lock: ## Newest versions that pyproject.toml allows, written to requirements.lock

@@ -114,7 +114,7 @@ def test_nulls_stay_null() -> None:
     assert clean_text(pa.array([None, "<p>a</p>"], pa.string()), settings("clean")).to_pylist() == [None, "a"]
 
 
-@bounds(max_examples=150, deadline=None)
+@bounds(max_examples=150)
 @given(st.text(max_size=30), st.sampled_from(["NFC", "NFKC", "none"]))
 @example("e\u200b\u0301", "NFC")
 @example(" \n \u1680\n\n\n\u205f a", "NFC")
@@ -125,14 +125,14 @@ def test_cleaning_twice_changes_no_more_than_once(text: str, form: str) -> None:
     assert cleaned(once, html=False, encoding=False, unicode=form) == once
 
 
-@bounds(max_examples=150, deadline=None)
+@bounds(max_examples=150)
 @given(st.text(st.sampled_from("<>&;/!-abp \"'=sript"), max_size=40))
 def test_no_mark_up_makes_the_parser_fail_and_words_outside_of_tags_stay(text: str) -> None:
     result = cleaned("zzz " + text + "")
     assert result.startswith("zzz")
 
 
-@bounds(max_examples=100, deadline=None)
+@bounds(max_examples=100)
 @given(st.text(st.characters(categories=["L", "N"], max_codepoint=0x24F), max_size=12))
 def test_words_of_latin_letters_are_composed_and_nothing_else(text: str) -> None:
     # Encoding aside: "Ãº" is two letters, and also what became of an "ú".
@@ -167,7 +167,7 @@ def test_each_rule_drops_with_its_value_and_threshold(tmp_path: Path) -> None:
     assert sorted(line["row_id"] for line in kept + gone) == sorted(line["row_id"] for line in rows)
 
 
-@bounds(max_examples=25, deadline=None)
+@bounds(max_examples=25)
 @given(texts=st.lists(st.tuples(st.none() | st.text(max_size=6), st.text(max_size=6)), max_size=12))
 def test_every_row_is_kept_or_dropped_once(tmp_path_factory: pytest.TempPathFactory, texts: list[Any]) -> None:
     folder = tmp_path_factory.mktemp("clean")

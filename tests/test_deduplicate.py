@@ -218,7 +218,7 @@ def test_without_either_rule_nothing_is_removed(tmp_path: Path) -> None:
     assert not tables["dropped"]
 
 
-@bounds(max_examples=30, deadline=None)
+@bounds(max_examples=30)
 @given(
     texts=st.lists(
         st.tuples(st.none() | st.text("aAb !é", max_size=4), st.text("aAb !é", max_size=6)), min_size=1, max_size=10
@@ -235,7 +235,7 @@ def test_every_row_is_kept_or_dropped_once_and_each_cluster_keeps_one(
     assert len(tables["rows"]) <= len(fold)
 
 
-@bounds(max_examples=50, deadline=None)
+@bounds(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)), max_size=20))
 def test_components_are_those_of_a_plain_search(edges: list[tuple[int, int]]) -> None:
     ties = Components(15)

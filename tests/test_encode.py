@@ -91,7 +91,7 @@ def test_a_long_text_is_cut_into_chunks_that_lose_nothing(tmp_path: Path, tokeni
     assert all(line["prompt_len"] == 0 for line in loaded)
 
 
-@bounds(max_examples=100, deadline=None)
+@bounds(max_examples=100)
 @given(st.integers(2, 60), st.integers(8, 20))
 def test_chunks_are_whole_and_trainable_for_any_length(tokens: int, length: int) -> None:
     tail = list(range(tokens))
@@ -101,7 +101,7 @@ def test_chunks_are_whole_and_trainable_for_any_length(tokens: int, length: int)
     assert all(2 <= len(chunk) <= length for chunk, _ in kept)
 
 
-@bounds(max_examples=100, deadline=None)
+@bounds(max_examples=100)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(8, 20))
 def test_a_cut_pair_keeps_the_whole_completion_and_the_end_of_the_prompt(head: int, tail: int, length: int) -> None:
     prompt, completion = [*range(head)], [*range(100, 100 + tail)]

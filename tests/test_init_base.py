@@ -39,7 +39,7 @@ def tokenizers(base):
     return [AutoTokenizer.from_pretrained(base), PreTrainedTokenizerFast.from_pretrained(base)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=60))
 @example(" it 's  n't , a . test ! ")
 @example("\r\n\t\x00 ́e 🦊👩‍👩‍👧 ﷺ")

@@ -112,7 +112,7 @@ def test_plain_texts_without_prompt_or_group_are_not_tied_to_each_other(tmp_path
     assert [len(splits[name]) for name in SPLITS] == [40, 5, 5]
 
 
-@bounds(max_examples=60, deadline=None)
+@bounds(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
     shares=st.sampled_from([(0.8, 0.1, 0.1), (0.5, 0.25, 0.25), (0.98, 0.01, 0.01)]),

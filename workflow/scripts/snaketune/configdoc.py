@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from snaketune.config import Config, Section, section_of
+from snaketune.schema import Config, Section, section_of
 
 ROOT = Path(__file__).resolve().parents[3]
 INTRODUCTION = """\

@@ -1,0 +1,334 @@
+"""The configuration's schema: one typed model per section, the only source of defaults, checks and documentation.
+
+Everything that a user can set is declared here once. `config/README.md` and the JSON schema for editors are generated
+from these models (`make docs`), and a test fails when they drift. snaketune.config holds a user's file against them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+METRICS = ("bleu", "chrf", "rouge", "exact_match")
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `on` as true, which pydantic would take for 1."""
+        kind = cls.model_fields[info.field_name].annotation if info.field_name else None
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError(f"`{str(value).lower()}` is given, which is neither a number nor a text")
+        return value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Strings = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class Columns(Section):
+    """Which columns of the raw data hold what; a column that is left out is looked for under its own name."""
+
+    text: str = Field("text", description="Plain text to continue; used when there is no `completion`.")
+    prompt: str = Field("prompt", description="What the model is given.")
+    completion: str = Field("completion", description="What the model must answer.")
+    group: str | None = Field(
+        None, description="Rows of one group never straddle two splits (author, document, customer)."
+    )
+    label: str | None = Field(None, description="A class or kind of the row, used to slice the results.")
+
+
+class Template(Section):
+    """Jinja templates (sandboxed) over a raw row; each template makes one row of it."""
+
+    completion: str = Field(..., description="The text to be learnt.")
+    prompt: str | None = Field(None, description="What comes before it; leave out for plain text.")
+    group: str | None = Field(None, description="Rows of one group never straddle two splits.")
+    label: str | None = Field(None, description="A class or kind of the row.")
+
+
+class Source(Section):
+    """Where the raw rows come from: files, the files of an installed package, or a data set of the Hub."""
+
+    files: Strings = Field(
+        [],
+        description="Globs of raw files: .csv .tsv .json .jsonl .parquet .txt .md, each also as .gz or .zst.",
+        examples=[["data/*.csv"]],
+    )
+    package: str | None = Field(
+        None, description="An installed Python package; `files` are then relative to it.", examples=["aclsum"]
+    )
+    hub: str | None = Field(
+        None, description="A data set of the Hugging Face Hub, read once.", examples=["Salesforce/wikitext"]
+    )
+    hub_config: str | None = Field(None, description="The name of the Hub data set's configuration.")
+    hub_split: str = Field("train", description="The split of the Hub data set to read; our own split follows later.")
+    revision: str | None = Field(
+        None, description="The commit of the Hub data set; required with `hub`, so that a rerun reads the same rows."
+    )
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "text"] = Field(
+        "auto", description="The format of the files; `auto` goes by the file's name."
+    )
+    text_unit: Literal["file", "paragraph", "line"] = Field("file", description="What one row of a text file is.")
+    columns: Columns = Field(default_factory=Columns, description="Which columns hold what.")
+    templates: list[Template] = Field([], description="Templates that make rows of a raw row, instead of `columns`.")
+    keep: Strings = Field([], description="Further columns to carry along with each row, as JSON in `meta`.")
+    on_bad_row: Literal["quarantine", "fail"] = Field(
+        "quarantine", description="Set a bad row aside with file, line and reason, or stop at the first."
+    )
+    shard_mb: int = Field(256, ge=1, description="Raw megabytes (MB) that one job of ingest and clean takes.")
+
+    @model_validator(mode="after")
+    def one_origin(self) -> Source:
+        if self.hub and (self.files or self.package):
+            raise ValueError("`hub` stands alone: remove `files` and `package`, or remove `hub`")
+        if not self.hub and not self.files:
+            raise ValueError("name the raw data: `files`, `package` with `files`, or `hub` with `revision`")
+        if self.hub and not self.revision:
+            raise ValueError("`hub` needs `revision`, a commit hash, so that a rerun reads the same rows")
+        if self.revision and not self.hub:
+            raise ValueError("`revision` belongs to `hub`, which is not set")
+        if self.templates and self.columns != Columns():
+            raise ValueError("`templates` and `columns` are two ways to say the same: keep one")
+        return self
+
+
+class Clean(Section):
+    """What is mended in a text, and which texts are dropped."""
+
+    html: bool = Field(True, description="Turn HTML mark-up and entities into text.")
+    encoding: bool = Field(True, description="Mend mojibake (ftfy), where a quick test sees signs of it.")
+    unicode: Literal["NFC", "NFKC", "none"] = Field("NFC", description="Unicode normalisation form.")
+    control_characters: bool = Field(True, description="Remove control and zero-width characters.")
+    whitespace: bool = Field(
+        True, description="Collapse runs of spaces and of blank lines; strip the ends of lines and of the text."
+    )
+    min_chars: int = Field(1, ge=1, description="Shortest completion (characters) that is kept.")
+    max_chars: int = Field(1_000_000, ge=1, description="Longest row (characters, prompt and completion).")
+
+    @model_validator(mode="after")
+    def ordered(self) -> Clean:
+        if self.min_chars > self.max_chars:
+            raise ValueError("`min_chars` is larger than `max_chars`: every row would be dropped")
+        return self
+
+
+class Dedup(Section):
+    """Which rows count as the same. Both the prompt and the completion must be alike for a row to be removed."""
+
+    exact: bool = Field(True, description="Remove rows equal after case folding and white space.")
+    near: bool = Field(True, description="Remove near-duplicates (MinHash LSH, verified by exact Jaccard).")
+    threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of word shingles from which rows match.")
+    shingle_words: int = Field(5, ge=1, le=20, description="Words in a shingle; a shorter text is one shingle.")
+    bands: int = Field(14, ge=1, le=256, description="LSH bands.")
+    rows_per_band: int = Field(8, ge=1, le=64, description="MinHash values in a band.")
+
+
+class Split(Section):
+    """Shares of the rows. Whole clusters of like rows, and whole groups, are dealt; never single rows."""
+
+    train: float = Field(0.8, gt=0, lt=1, description="Share to learn from.")
+    validation: float = Field(0.1, gt=0, lt=1, description="Share that chooses the checkpoint.")
+    test: float = Field(0.1, gt=0, lt=1, description="Share that is scored, once.")
+
+    @model_validator(mode="after")
+    def whole(self) -> Split:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"`train` + `validation` + `test` is {total:g}, and must be 1")
+        return self
+
+
+class Tokenize(Section):
+    """How rows become token ids, with the base model's own tokenizer."""
+
+    max_length: int | None = Field(
+        None, ge=8, description="Longest row in tokens; empty: the positions of the model, at most 1024."
+    )
+    separator: str = Field("\n", description="Put between prompt and completion; belongs to the prompt.")
+    append_eos: bool = Field(True, description="End each row with the end-of-text token, so that the model stops.")
+    overlong_text: Literal["chunk", "truncate", "drop"] = Field(
+        "chunk", description="Plain text longer than `max_length`: cut into rows, keep the head, or drop."
+    )
+    overlong_pairs: Literal["truncate", "drop"] = Field(
+        "truncate", description="A longer prompt/completion pair: cut the prompt's head, or drop the row."
+    )
+
+
+class FromScratch(Section):
+    """A new model of the GPT-2 architecture with a new byte-level BPE, instead of a pretrained base."""
+
+    vocab_size: int = Field(6144, ge=257, description="Tokens of the byte-level BPE, trained on the train split.")
+    n_positions: int = Field(512, ge=8, description="Longest sequence (tokens).")
+    n_layer: int = Field(4, ge=1, description="Transformer blocks.")
+    n_head: int = Field(4, ge=1, description="Attention heads.")
+    n_embd: int = Field(256, ge=4, description="Width of the hidden state.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of embeddings and residuals.")
+    attention_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout of attention weights; above 0 it doubles the time of a step on a CPU."
+    )
+
+    @model_validator(mode="after")
+    def divisible(self) -> FromScratch:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"`n_embd` ({self.n_embd}) must be a multiple of `n_head` ({self.n_head})")
+        return self
+
+
+class Model(Section):
+    """The model that is tuned."""
+
+    base: str | None = Field(
+        None, description="A folder, or a model of the Hugging Face Hub.", examples=["openai-community/gpt2"]
+    )
+    revision: str | None = Field(None, description="The commit of the Hub model; required for a model of the Hub.")
+    from_scratch: FromScratch | None = Field(None, description="Train a new small model instead of tuning a base.")
+    trust_remote_code: bool = Field(False, description="Run Python code that the Hub model brings. Read it first.")
+    save_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Number format of the saved weights; the scores are those of the saved weights."
+    )
+
+    @model_validator(mode="after")
+    def one_base(self) -> Model:
+        if self.base and self.from_scratch:
+            raise ValueError("`base` and `from_scratch` exclude each other: remove one")
+        if not self.base and not self.from_scratch:
+            raise ValueError("name a `base` (a folder or a model of the Hub), or set `from_scratch`")
+        return self
+
+
+class Train(Section):
+    """How the model learns."""
+
+    epochs: float = Field(3, gt=0, description="Passes over the train split.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after so many steps, whatever `epochs` says.")
+    learning_rate: float = Field(5e-5, gt=0, lt=1, description="Peak learning rate (AdamW).")
+    scheduler: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt"] = Field(
+        "linear", description="Course of the learning rate after the warm-up."
+    )
+    warmup: float = Field(0.05, ge=0, description="Warm-up: a share of all steps if below 1, else steps.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay; never on biases and norms.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    batching: Literal["packed", "length_grouped"] = Field(
+        "packed", description="Several rows in one sequence, isolated from each other; or rows of like length padded."
+    )
+    batch_size: int = Field(8, ge=1, description="Sequences in a forward pass: blocks of `max_length`, or rows.")
+    gradient_accumulation: int = Field(1, ge=1, description="Forward passes in a step.")
+    loss_on: Literal["completion", "all"] = Field("completion", description="Which tokens the loss counts.")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="`auto`: bf16 where the device computes it, else fp32."
+    )
+    evaluations: int = Field(6, ge=1, description="How often the validation split is scored and a checkpoint kept.")
+    early_stopping: int | None = Field(
+        3, ge=1, description="Stop after so many evaluations without a better validation loss; empty: never."
+    )
+
+
+class Generate(Section):
+    """How base and tuned model answer the prompts of the test split; the same for both."""
+
+    max_new_tokens: int = Field(64, ge=1, description="Longest answer in tokens.")
+    strategy: Literal["greedy", "sample", "beam"] = Field("greedy", description="Decoding.")
+    temperature: float = Field(1.0, gt=0, description="Of `sample`.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Of `sample`: nucleus.")
+    top_k: int = Field(0, ge=0, description="Of `sample`: only the k likeliest tokens; 0: all.")
+    num_beams: int = Field(1, ge=1, description="Of `beam`.")
+    batch_size: int = Field(32, ge=1, description="Prompts answered at once.")
+    text_prompt_tokens: int = Field(32, ge=1, description="For plain text: tokens of the row given as the prompt.")
+    limit: int | None = Field(None, ge=1, description="Answer only so many test rows (the first by row_id).")
+
+    @model_validator(mode="after")
+    def fitting(self) -> Generate:
+        if self.strategy == "beam" and self.num_beams < 2:
+            raise ValueError("`strategy: beam` needs `num_beams` of 2 or more")
+        if self.strategy != "beam" and self.num_beams != 1:
+            raise ValueError("`num_beams` belongs to `strategy: beam`")
+        sampling = (self.temperature, self.top_p, self.top_k) != (1.0, 1.0, 0)
+        if sampling and self.strategy != "sample":
+            raise ValueError("`temperature`, `top_p` and `top_k` belong to `strategy: sample`")
+        return self
+
+
+class Score(Section):
+    """How an answer is measured against its reference."""
+
+    metrics: list[Literal["bleu", "chrf", "rouge", "exact_match"]] = Field(
+        list(METRICS), min_length=1, description="Text metrics; perplexity and token accuracy are always there."
+    )
+    bleu_tokenizer: Literal["13a", "intl", "char", "zh", "none"] = Field("13a", description="sacrebleu's tokenizer.")
+    rouge_stemmer: bool = Field(False, description="Porter stemmer in ROUGE (English).")
+
+
+class Compare(Section):
+    """Base against tuned."""
+
+    resamples: int = Field(1000, ge=100, description="Paired bootstrap resamples, by cluster of rows.")
+
+
+class Report(Section):
+    """What report.html shows."""
+
+    title: str | None = Field(None, description="Heading; empty: the name of the run.")
+    samples: int = Field(8, ge=0, description="Test rows shown with the answers of base and tuned.")
+
+
+class Config(Section):
+    """A run: from raw rows to a scored model."""
+
+    run: str = Field(
+        ..., pattern=NAME, description="Name of the run: its results stand in results/<run>/.", examples=["aclsum"]
+    )
+    seed: int = Field(42, ge=0, lt=2**31, description="Seed of the split, the training, the decoding, the bootstrap.")
+    source: Source = Field(..., description=Source.__doc__)
+    clean: Clean = Field(default_factory=Clean, description=Clean.__doc__)
+    dedup: Dedup = Field(default_factory=Dedup, description=Dedup.__doc__)
+    split: Split = Field(default_factory=Split, description=Split.__doc__)
+    tokenize: Tokenize = Field(default_factory=Tokenize, description=Tokenize.__doc__)
+    model: Model = Field(..., description=Model.__doc__)
+    train: Train = Field(default_factory=Train, description=Train.__doc__)
+    generate: Generate = Field(default_factory=Generate, description=Generate.__doc__)
+    score: Score = Field(default_factory=Score, description=Score.__doc__)
+    compare: Compare = Field(default_factory=Compare, description=Compare.__doc__)
+    report: Report = Field(default_factory=Report, description=Report.__doc__)
+    variants: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]] = Field(
+        {},
+        description="Named partial overrides of this configuration; each reuses what it does not change.",
+        examples=[{"slow": {"train": {"learning_rate": 1e-5}}}],
+    )
+
+    @model_validator(mode="after")
+    def one_name_each(self) -> Config:
+        if self.run in self.variants:
+            raise ValueError(f"the variant `{self.run}` has the name of the run: rename one")
+        for name, override in self.variants.items():
+            if fixed := {"run", "variants"} & set(override):
+                raise ValueError(f"the variant `{name}` cannot set `{min(fixed)}`")
+        return self
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field's type holds, alone, optional or in a list; None where it holds none."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if found := section_of(inner):
+            return found
+    return None
