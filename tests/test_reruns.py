@@ -112,6 +112,7 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "an edit in generate.py": (append(f"{SCRIPTS}/generate.py"), {"generate", "score"} | AFTER_METRICS | RECORD),
     "an edit in score.py": (append(f"{SCRIPTS}/score.py"), {"score"} | AFTER_METRICS | RECORD),
     "an edit in compare.py": (append(f"{SCRIPTS}/compare.py"), AFTER_METRICS | RECORD),
+    "an edit in manifest.py": (append(f"{SCRIPTS}/manifest.py"), RECORD),
     "an edit in report.py": (append(f"{SCRIPTS}/report.py"), RECORD),
     "an edit in card.py": (append(f"{SCRIPTS}/card.py"), {"card"} | RECORD),
     "an edit in leaderboard.py": (append(f"{SCRIPTS}/leaderboard.py"), {"leaderboard"} | RECORD),

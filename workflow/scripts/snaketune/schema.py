@@ -6,7 +6,7 @@ from these models (`make docs`), and a test fails when they drift. snaketune.con
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
-METRICS = ("bleu", "chrf", "rouge", "exact_match")
+Metric = Literal["bleu", "chrf", "rouge", "exact_match"]  # the folders of workflow/metrics/
 
 
 class Section(BaseModel):
@@ -270,8 +270,10 @@ class Generate(Section):
 class Score(Section):
     """How an answer is measured against its reference."""
 
-    metrics: list[Literal["bleu", "chrf", "rouge", "exact_match"]] = Field(
-        list(METRICS), min_length=1, description="Text metrics; perplexity and token accuracy are always there."
+    metrics: list[Metric] = Field(
+        list(get_args(Metric)),
+        min_length=1,
+        description="Text metrics; perplexity and token accuracy are always there.",
     )
     bleu_tokenizer: Literal["13a", "intl", "char", "zh", "none"] = Field("13a", description="sacrebleu's tokenizer.")
     rouge_stemmer: bool = Field(False, description="Porter stemmer in ROUGE (English).")
