@@ -16,6 +16,7 @@ container: "docker-daemon://snaketune:0.1.0"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/ingest.smk"
 include: "workflow/rules/clean.smk"
+include: "workflow/rules/dedup.smk"
 include: "workflow/rules/split.smk"
 include: "workflow/rules/tokenize.smk"
 include: "workflow/rules/train.smk"
@@ -26,6 +27,7 @@ include: "workflow/rules/report.smk"
 wildcard_constraints:
     run="|".join(dag.names),
     shard=r"\d{5}",
+    part=r"\d{5}",
     split="|".join(SPLITS),
     side="|".join(SIDES),
 

@@ -8,21 +8,15 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from encode import encode
+import builders
 from init_base import train_tokenizer
 from snaketune.rows import SPLIT, write_table
+from token_runs import tokenize
 
 WORDS = ["river", "stone", "light", "green", "small", "house", "under", "never"]
 WORDS += ["seven", "bread", "water", "cloud", "quick", "north", "paper", "glass"]
 POSITIONS = 48
-TOKENIZE = {
-    "max_length": 32,
-    "separator": "\n",
-    "append_eos": True,
-    "overlong_text": "chunk",
-    "overlong_pairs": "truncate",
-    "trust_remote_code": False,
-}
+TOKENIZE = builders.settings("tokenize", max_length=32, backend="huggingface") | {"trust_remote_code": False}
 
 
 def tokenizer_of(size: int = 300) -> Any:
@@ -97,13 +91,8 @@ def split(rows: list[tuple[str | None, str]], path: Path) -> str:
 def tokens(rows: list[tuple[str | None, str]], model: str, folder: Path, name: str, **settings: Any) -> str:
     """The token folder of some rows; `<name>.parquet`, the split it was made of, and its manifest stand beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    outputs = {
-        "folder": str(folder / name),
-        "manifest": str(folder / f"{name}.json"),
-        "notes": str(folder / f"{name}.notes.parquet"),
-    }
-    encode(split(rows, folder / f"{name}.parquet"), model, outputs, TOKENIZE | settings)
-    return outputs["folder"]
+    table = split(rows, folder / f"{name}.parquet")
+    return tokenize(table, model, folder, name, TOKENIZE | settings)
 
 
 def manifest(folder: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""Damage is mended, sound text is left as it is, and every dropped row has its rule, value and threshold."""
+"""Damage is mended, and sound text is left as it is."""
 
 import unicodedata
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
-from builders import read, row, settings, write
-from clean import clean, clean_text
+from builders import settings
+from clean import clean_text
 
 
 def cleaned(text: str, **changes: Any) -> str:
@@ -114,7 +113,7 @@ def test_nulls_stay_null() -> None:
     assert clean_text(pa.array([None, "<p>a</p>"], pa.string()), settings("clean")).to_pylist() == [None, "a"]
 
 
-@bounds(max_examples=150)
+@bounds(max_examples=150, deadline=None)
 @given(st.text(max_size=30), st.sampled_from(["NFC", "NFKC", "none"]))
 @example("e\u200b\u0301", "NFC")
 @example(" \n \u1680\n\n\n\u205f a", "NFC")
@@ -125,61 +124,15 @@ def test_cleaning_twice_changes_no_more_than_once(text: str, form: str) -> None:
     assert cleaned(once, html=False, encoding=False, unicode=form) == once
 
 
-@bounds(max_examples=150)
+@bounds(max_examples=150, deadline=None)
 @given(st.text(st.sampled_from("<>&;/!-abp \"'=sript"), max_size=40))
 def test_no_mark_up_makes_the_parser_fail_and_words_outside_of_tags_stay(text: str) -> None:
     result = cleaned("zzz " + text + "")
     assert result.startswith("zzz")
 
 
-@bounds(max_examples=100)
+@bounds(max_examples=100, deadline=None)
 @given(st.text(st.characters(categories=["L", "N"], max_codepoint=0x24F), max_size=12))
 def test_words_of_latin_letters_are_composed_and_nothing_else(text: str) -> None:
     # Encoding aside: "Ãº" is two letters, and also what became of an "ú".
     assert cleaned(text, encoding=False) == unicodedata.normalize("NFC", text)
-
-
-# Rows
-
-
-def test_each_rule_drops_with_its_value_and_threshold(tmp_path: Path) -> None:
-    rows = [
-        row("kept", "p", line=1),
-        row(" \u200b ", line=2),
-        row("answer", " ", line=3),
-        row("ab", line=4),
-        row("abcdef", "ghijklm", line=5),
-        row("abcdef", "ghijkl", line=6),
-        row("<p></p>", "p", line=7),
-    ]
-    out, dropped = tmp_path / "out.parquet", tmp_path / "dropped.parquet"
-    clean(write(tmp_path / "in.parquet", rows), str(out), str(dropped), settings("clean", min_chars=3, max_chars=12))
-    kept, gone = read(out), read(dropped)
-    assert [line["line"] for line in kept] == [1, 6]
-    assert sorted((line["line"], line["rule"], line["value"], line["threshold"]) for line in gone) == [
-        (2, "empty", 0, 1),
-        (3, "empty_prompt", 0, 1),
-        (4, "too_short", 2, 3),
-        (5, "too_long", 13, 12),
-        (7, "empty", 0, 1),
-    ]
-    assert {line["stage"] for line in gone} == {"clean"}
-    assert sorted(line["row_id"] for line in kept + gone) == sorted(line["row_id"] for line in rows)
-
-
-@bounds(max_examples=25)
-@given(texts=st.lists(st.tuples(st.none() | st.text(max_size=6), st.text(max_size=6)), max_size=12))
-def test_every_row_is_kept_or_dropped_once(tmp_path_factory: pytest.TempPathFactory, texts: list[Any]) -> None:
-    folder = tmp_path_factory.mktemp("clean")
-    rows = [row(completion, prompt, line=number) for number, (prompt, completion) in enumerate(texts)]
-    out, dropped = folder / "out.parquet", folder / "dropped.parquet"
-    clean(write(folder / "in.parquet", rows), str(out), str(dropped), settings("clean", min_chars=2, max_chars=8))
-    assert sorted(line["line"] for line in read(out) + read(dropped)) == list(range(len(texts)))
-    assert all(len(line["completion"]) >= 2 for line in read(out))
-
-
-def test_a_row_keeps_the_id_and_fields_of_its_raw_text(tmp_path: Path) -> None:
-    given_row = row("<b>x</b> y", "p&amp;q", group="g", label="l", meta='{"a": 1}')
-    out, dropped = tmp_path / "out.parquet", tmp_path / "dropped.parquet"
-    clean(write(tmp_path / "in.parquet", [given_row]), str(out), str(dropped), settings("clean"))
-    assert read(out) == [given_row | {"prompt": "p&q", "completion": "x y"}]

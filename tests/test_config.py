@@ -12,7 +12,7 @@ import yaml
 from builders import raw_config
 from snaketune import config
 from snaketune.config import ConfigError
-from snaketune.dag import READS, STAGE_FILES, Dag, code_of, settings_of, shards
+from snaketune.dag import READS, STAGE_FILES, Dag, code_of, files_of, happens, settings_of
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "workflow/scripts"
@@ -186,7 +186,9 @@ def owned(change: dict[str, Any], **run: Any) -> set[str]:
     return {stage for stage in READS if dag.owns("other", stage)}
 
 
-AFTER_SPLIT = set(READS) - {"ingest", "clean", "dedup", "base"}
+BEFORE_SPLIT = {"ingest", "clean", "sign", "dedup", "decontaminate"}
+AFTER_SPLIT = set(READS) - BEFORE_SPLIT - {"base"}
+TOKENS_ON = AFTER_SPLIT - {"split", "augment", "leaks"}
 REPORTED = {"metrics", "report", "card", "manifest"}
 ANSWERED = {"generate_base", "generate_tuned"}
 SCORED = {"score_base", "score_tuned"}
@@ -200,11 +202,16 @@ TRAINED = {"train", "curves", "likelihood_tuned", "generate_tuned", "score_tuned
         ({"train": {"learning_rate": 0.01}}, TRAINED | REPORTED),
         ({"seed": 1}, AFTER_SPLIT),
         ({"split": {"train": 0.7, "test": 0.2}}, AFTER_SPLIT),
-        ({"clean": {"min_chars": 3}}, AFTER_SPLIT | {"clean", "dedup"}),
+        ({"clean": {"min_chars": 3}}, AFTER_SPLIT | {"clean", "sign", "dedup", "decontaminate"}),
+        ({"annotate": {"files": ["a.json"]}}, AFTER_SPLIT | BEFORE_SPLIT - {"ingest"}),
         ({"dedup": {"threshold": 0.7}}, AFTER_SPLIT | {"dedup"}),
+        ({"dedup": {"bands": 20}}, AFTER_SPLIT | {"sign", "dedup"}),
+        ({"decontaminate": {"files": ["a.csv"]}}, AFTER_SPLIT | {"decontaminate"}),
+        ({"leaks": {"near": "report"}}, {"leaks", "data"} | REPORTED),
+        ({"augment": [{"method": "swap"}]}, AFTER_SPLIT - {"split"}),
         ({"source": {"files": "other/*.csv"}}, set(READS) - {"base"}),
-        ({"tokenize": {"max_length": 8}}, AFTER_SPLIT - {"split"}),
-        ({"model": {"base": "other"}}, AFTER_SPLIT - {"split"} | {"base"}),
+        ({"tokenize": {"max_length": 8}}, TOKENS_ON),
+        ({"model": {"base": "other"}}, TOKENS_ON | {"base"}),
         ({"generate": {"max_new_tokens": 3}}, ANSWERED | SCORED | REPORTED),
         ({"score": {"metrics": ["bleu"]}}, SCORED | REPORTED),
         ({"compare": {"resamples": 200}}, REPORTED),
@@ -227,7 +234,41 @@ def test_each_setting_that_changes_the_rows_is_read_by_exactly_its_stage() -> No
     given = config.load(raw_config())["tiny"]
     assert "seed" not in settings_of(given, "clean") | settings_of(given, "dedup") | settings_of(given, "tokens")
     assert settings_of(given, "split")["seed"] == settings_of(given, "train")["seed"] == 42
+    assert settings_of(given, "clean")["annotations"] == []
     assert "shard_mb" not in settings_of(given, "ingest")  # how rows are dealt to jobs changes no row
+
+
+def test_the_optional_stages_happen_where_their_settings_ask_for_them() -> None:
+    asked = {"decontaminate": {"files": "a.csv"}, "augment": [{"method": "swap"}], "model": {"from_scratch": {}}}
+    for given, expected in ((raw_config(), False), (raw_config(**asked), True)):
+        dag = Dag(config.load(given), ROOT)
+        dag._raw["tiny"] = {"00000": []}
+        made = {Path(path).parent.name for path in dag.outputs()}
+        for stage, folder in {"decontaminate": "decontaminate", "augment": "augment", "base": "base"}.items():
+            assert happens(dag.settings["tiny"], stage) is expected
+            assert (folder in made) is expected
+        assert dag.train_rows("tiny").split("/")[-2] == ("augment" if expected else "split")
+
+
+def test_every_shard_and_every_part_is_asked_for() -> None:
+    dag = Dag(config.load(raw_config(tokenize={"shards": 2})), ROOT)
+    dag._raw["tiny"] = {"00000": [], "00001": []}
+    made = {path.removeprefix("results/tiny/") for path in dag.outputs()}
+    assert {"clean/rows-00000.parquet", "clean/rows-00001.parquet", "split/test.parquet"} <= made
+    assert {f"tokens/{split}/data-{part}.arrow" for split in ("train", "test") for part in ("00000", "00001")} <= made
+
+
+def test_files_beside_the_rows_are_found_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.json", "two.json", "words.txt"):
+        (tmp_path / name).touch()
+    sections = {"annotate": {"files": ["*.json", "one.json"]}, "clean": {"toxicity": {"action": "report"}}}
+    found = files_of(config.load(raw_config(**sections))["tiny"], "clean", ROOT)
+    assert found["annotations"] == ["one.json", "two.json"]
+    assert [Path(path).name for path in found["toxicity"]] == ["toxicity.txt"]
+    assert found["dictionary"] == found["identity_terms"] == []
+    with pytest.raises(ConfigError, match=r"`decontaminate.files`: `none/\*.csv` finds no file"):
+        files_of(config.load(raw_config(decontaminate={"files": "none/*.csv"}))["tiny"], "decontaminate", ROOT)
 
 
 # Which code a stage uses
@@ -256,73 +297,3 @@ def test_the_code_of_deduplicate_is_what_python_loads_for_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(code_of(SCRIPTS / "deduplicate.py")) == {Path(name) for name in done.stdout.split()}
-
-
-# Which raw files a shard takes
-
-
-def source(**changes: Any) -> dict[str, Any]:
-    return config.load(raw_config(source={"files": ["*.txt"]} | changes))["tiny"]["source"]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for number in range(7):
-        (tmp_path / f"f{number}.txt").write_bytes(b"x" * 400_000)
-    return tmp_path
-
-
-def test_shards_hold_every_file_once_in_the_order_of_names_whatever_the_globs(here: Path) -> None:
-    one = shards(source(files=["*.txt"]))
-    other = shards(source(files=["f[4-6].txt", "f0.txt", "./f[0-5].txt"]))
-    assert one == other
-    assert [file["name"] for shard in one for file in shard] == [f"f{number}.txt" for number in range(7)]
-
-
-def test_a_shard_is_no_larger_than_its_bound_unless_a_single_file_is(here: Path) -> None:
-    (here / "big.txt").write_bytes(b"x" * 2_500_000)
-    dealt = shards(source(shard_mb=1))
-    assert [[file["name"] for file in shard] for shard in dealt] == [
-        ["big.txt"], ["f0.txt", "f1.txt"], ["f2.txt", "f3.txt"], ["f4.txt", "f5.txt"], ["f6.txt"]
-    ]  # fmt: skip
-
-
-def test_files_of_a_package_go_by_their_name_in_it() -> None:
-    (shard,) = shards(source(package="aclsum", files="dataset/*.jsonl"))
-    names = [file["name"] for file in shard]
-    assert names
-    assert all(name.startswith("aclsum:dataset/") for name in names)
-    assert all(Path(file["path"]).is_file() and file["format"] == "jsonl" for file in shard)
-
-
-def test_a_package_in_a_folder_with_brackets_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "env[1]" / "bracketed_package"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").touch()
-    (folder / "a.csv").write_text("text\nx\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(str(folder.parent))
-    assert [
-        [file["name"] for file in shard] for shard in shards(source(package="bracketed_package", files="*.csv"))
-    ] == [["bracketed_package:a.csv"]]
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"package": "no_such_package_here"}, "`no_such_package_here`, which is not installed"),
-        ({"package": "aclsum", "files": "nothing/*.csv"}, "finds no file in the package `aclsum`"),
-        ({"files": ["*.txt", "*.csv"]}, "`*.csv` finds no file"),
-        ({"files": "odd.xyz"}, "format of `odd.xyz` cannot be told"),
-    ],
-)
-def test_raw_data_that_cannot_be_found_is_told_in_a_sentence(here: Path, changes: dict[str, Any], words: str) -> None:
-    (here / "odd.xyz").touch()
-    with pytest.raises(ConfigError) as caught:
-        shards(source(**changes))
-    assert words in str(caught.value)
-
-
-def test_a_set_format_needs_no_telling_name(here: Path) -> None:
-    (here / "odd.xyz").touch()
-    assert shards(source(files="odd.xyz", format="csv"))[0][0]["format"] == "csv"

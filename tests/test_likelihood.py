@@ -16,9 +16,10 @@ COUNTS = ["n_tokens", "n_tokens_full", "n_bytes", "n_correct"]
 SUMS = ["nll", "nll_full", "nll_text"]
 
 
-def scored(model, tokens, out):
+def scored(model, tokens, out, special_tokens="text"):
     """The table, row_id -> line, and the sentence."""
-    sentence = likelihood(tokens, f"{tokens}.parquet", model, str(out), {"trust_remote_code": False}, gpus=0, threads=1)
+    settings = {"trust_remote_code": False, "special_tokens": special_tokens}
+    sentence = likelihood(tokens, f"{tokens}.parquet", model, str(out), settings, gpus=0, threads=1)
     return {row["row_id"]: row for row in pq.read_table(out).to_pylist()}, sentence
 
 
@@ -140,10 +141,29 @@ def test_the_bytes_of_a_text_that_lost_its_tail_are_those_that_were_scored(tmp_p
         assert table[f"{number * 7 % 101:03d}"]["n_bytes"] == len(kept.encode())
 
 
+@pytest.mark.parametrize("special_tokens", ["text", "parse"])
+def test_a_special_token_in_a_text_has_its_bytes_however_it_is_tokenized(tmp_path, special_tokens):
+    base = models.base(tmp_path / "base")
+    text = "<|endoftext|> one two three " * 12
+    options = {"overlong_text": "truncate", "special_tokens": special_tokens}
+    tokens = models.tokens([(None, text)], base, tmp_path / "tokens", "test", **options)
+    tokenizer = models.tokenizer_of()
+    ids = tokenizer(text, split_special_tokens=special_tokens == "text")["input_ids"]
+    ((_, line),) = scored(base, tokens, tmp_path / "out.parquet", special_tokens)[0].items()
+    assert line["n_bytes"] == len(tokenizer.decode(ids[:32]).encode())
+    assert 0 < line["n_bytes"] < len(text)
+
+
+def test_what_a_template_puts_after_the_end_belongs_to_the_end():
+    end, other = 9, 5
+    endings = [[1, 2, end], [1, end, other], [1, end, end], [end, 1, 2], [1, 2, 3], [end, 1], [end]]
+    assert [stage._end(np.array(ids), end) for ids in endings] == [2, 1, 2, 3, 3, 2, 1]
+
+
 def test_the_end_of_text_token_that_stands_in_a_prompt_is_no_end(tmp_path):
     base = models.base(tmp_path / "base")
     rows = [("one <|endoftext|> two", "three"), ("four", "five <|endoftext|> six")]
-    tokens = models.tokens(rows, base, tmp_path / "tokens", "test")
+    tokens = models.tokens(rows, base, tmp_path / "tokens", "test", special_tokens="parse")
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     same(scored(base, tokens, tmp_path / "out.parquet")[0], by_hand(model, rows))
 

@@ -15,11 +15,14 @@ import yaml
 
 import micro
 
-DATA = {"ingest", "clean", "dedup", "split", "tokenize", "ledger"}
+TOKENS = {"tokenize", "tokens", "ledger", "data_report"}
+DATA = {"ingest", "clean", "sign", "dedup", "split", "leaks"} | TOKENS
 MODEL = {"train", "curves", "likelihood", "generate", "score", "metrics"}
 PAGES = {"report", "card", "leaderboard"}
 WHOLE = DATA | MODEL | PAGES | {"manifest"}
 AFTER_METRICS = {"metrics", *PAGES}
+AFTER_CLEAN = WHOLE - {"ingest", "clean"}
+AFTER_DEDUP = AFTER_CLEAN - {"sign", "dedup"}
 # A changed setting or file of code is written into the manifest, whose versions the report shows.
 RECORD = {"manifest", "report"}
 
@@ -102,10 +105,15 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "the lock": (append("requirements.lock"), WHOLE),
     "an edit in ingest.py": (append(f"{SCRIPTS}/ingest.py"), WHOLE),
     "an edit in clean.py": (append(f"{SCRIPTS}/clean.py"), WHOLE - {"ingest"}),
-    "an edit in deduplicate.py": (append(f"{SCRIPTS}/deduplicate.py"), WHOLE - {"ingest", "clean"}),
-    "an edit in split.py": (append(f"{SCRIPTS}/split.py"), WHOLE - {"ingest", "clean", "dedup"}),
-    "an edit in encode.py": (append(f"{SCRIPTS}/encode.py"), {"tokenize", "ledger"} | MODEL | PAGES | RECORD),
-    "an edit in ledger.py": (append(f"{SCRIPTS}/ledger.py"), {"ledger"} | RECORD),
+    "an edit in sign.py": (append(f"{SCRIPTS}/sign.py"), AFTER_CLEAN),
+    "an edit in deduplicate.py": (append(f"{SCRIPTS}/deduplicate.py"), AFTER_CLEAN - {"sign"}),
+    "an edit in split.py": (append(f"{SCRIPTS}/split.py"), AFTER_DEDUP),
+    "an edit in leaks.py": (append(f"{SCRIPTS}/leaks.py"), {"leaks", "data_report"} | AFTER_METRICS | RECORD),
+    "an edit in encode.py": (append(f"{SCRIPTS}/encode.py"), TOKENS | MODEL | PAGES | RECORD),
+    "an edit in gather.py": (append(f"{SCRIPTS}/gather.py"), TOKENS - {"tokenize"} | MODEL | PAGES | RECORD),
+    "an edit in ledger.py": (append(f"{SCRIPTS}/ledger.py"), {"ledger", "data_report"} | RECORD),
+    "an edit in data_report.py": (append(f"{SCRIPTS}/data_report.py"), {"data_report"} | RECORD),
+    "an edit in a stage that is off": (append(f"{SCRIPTS}/augment.py", f"{SCRIPTS}/decontaminate.py"), RECORD),
     "an edit in train.py": (append(f"{SCRIPTS}/train.py"), MODEL | PAGES | RECORD),
     "an edit in curves.py": (append(f"{SCRIPTS}/curves.py"), {"curves"} | RECORD),
     "an edit in likelihood.py": (append(f"{SCRIPTS}/likelihood.py"), {"likelihood", "score"} | AFTER_METRICS | RECORD),
@@ -119,29 +127,42 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "an edit in a metric": (append("workflow/metrics/bleu/bleu.py"), {"score"} | AFTER_METRICS | RECORD),
     "an edit in a module of two stages": (
         append(f"{SCRIPTS}/snaketune/minhash.py", f"{SCRIPTS}/snaketune/samples.py"),
-        WHOLE - {"ingest", "clean"},
+        AFTER_CLEAN,
     ),
     "an edit in the module of the model stages": (append(f"{SCRIPTS}/snaketune/lm.py"), MODEL | PAGES | RECORD),
     "the section source": (setting("source", keep=["topic"]), WHOLE),
     "the section clean": (setting("clean", min_chars=4), WHOLE - {"ingest"}),
-    "the section dedup": (setting("dedup", threshold=0.7), WHOLE - {"ingest", "clean"}),
-    "the section split": (
-        setting("split", train=0.7, validation=0.15, test=0.15),
-        WHOLE - {"ingest", "clean", "dedup"},
+    "the section dedup": (setting("dedup", threshold=0.7), AFTER_CLEAN - {"sign"}),
+    "the signatures of the section dedup": (setting("dedup", bands=20), AFTER_CLEAN),
+    "the section decontaminate": (
+        setting("decontaminate", files="data/rows.jsonl"),
+        AFTER_DEDUP | {"decontaminate"},
     ),
-    "the section tokenize": (setting("tokenize", separator=" "), {"tokenize", "ledger"} | MODEL | PAGES | RECORD),
+    "the section split": (setting("split", train=0.7, validation=0.15, test=0.15), AFTER_DEDUP),
+    "the section leaks": (setting("leaks", near="report"), {"leaks", "data_report"} | AFTER_METRICS | RECORD),
+    "the section augment": (top(augment=[{"method": "swap"}]), AFTER_DEDUP - {"split"} | {"augment"}),
+    "the section annotate": (setting("annotate", files="data/rows.jsonl"), WHOLE - {"ingest"}),
+    "the sections leaks and train at once": (
+        lambda folder: (setting("leaks", near="report")(folder), setting("train", learning_rate=0.02)(folder)),
+        {"leaks", "data_report"} | MODEL | PAGES | RECORD,
+    ),
+    "the section tokenize": (setting("tokenize", separator=" "), TOKENS | MODEL | PAGES | RECORD),
     "the section model": (setting("model", save_dtype="bfloat16"), MODEL | PAGES | RECORD),
     "the section train": (setting("train", learning_rate=0.02), MODEL | PAGES | RECORD),
     "two swapped values in train": (setting("train", batch_size=2, evaluations=4), MODEL | PAGES | RECORD),
+    "where special tokens are read": (
+        setting("tokenize", special_tokens="parse"),
+        TOKENS | MODEL | PAGES | RECORD,
+    ),
     "the section generate": (setting("generate", max_new_tokens=4), {"generate", "score"} | AFTER_METRICS | RECORD),
     "the section score": (setting("score", rouge_stemmer=True), {"score"} | AFTER_METRICS | RECORD),
     "the section compare": (setting("compare", resamples=200), AFTER_METRICS | RECORD),
     "the section report": (setting("report", title="A title"), {"card"} | RECORD),
-    "the seed": (top(seed=1), WHOLE - {"ingest", "clean", "dedup"}),
+    "the seed": (top(seed=1), AFTER_DEDUP),
     "a deleted table in the middle": (delete("results/micro/clean/rows-00000.parquet"), WHOLE - {"ingest"}),
     "a deleted token folder": (
         delete("results/micro/tokens/validation"),
-        {"tokenize", "ledger"} | MODEL | PAGES | {"manifest"},
+        TOKENS | MODEL | PAGES | {"manifest"},
     ),
     "a deleted page": (delete("results/micro/report.html"), {"report"}),
 }

@@ -1,59 +1,15 @@
-"""Every raw row is kept or set aside with its file, line and reason, whatever the bytes are."""
+"""Every raw row is read or set aside with its line and reason, whatever the bytes are."""
 
-import bz2
 import gzip
 import json
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as bounds
-from hypothesis import strategies as st
 
-from builders import jsonl, read, settings
-from ingest import ingest
-from snaketune.job import StageError
-from snaketune.sources import Bad, Raw, format_of
-from snaketune.sources import read as read_raw
-
-
-def rows_of(path: Path, kind: str, unit: str = "file") -> list[Raw | Bad]:
-    return list(read_raw(path, path.name, kind, unit))
-
-
-def good(items: list[Raw | Bad]) -> list[tuple[int, dict[str, Any]]]:
-    return [(item.line, item.fields) for item in items if isinstance(item, Raw)]
-
-
-def bad(items: list[Raw | Bad]) -> list[tuple[int, str]]:
-    return [(item.line, item.reason) for item in items if isinstance(item, Bad)]
-
-
-def taken(path: Path, kind: str, **changes: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What ingest makes of one file: the typed rows and the quarantine."""
-    out = path.parent / "rows.parquet", path.parent / "quarantine.parquet"
-    file = {"path": str(path), "name": path.name, "format": kind}
-    ingest([file], *map(str, out), settings("source", **changes))
-    return read(out[0]), read(out[1])
-
-
-def zst(data: bytes) -> bytes:
-    return pa.compress(data, codec="zstd", asbytes=True)
-
-
-PACKERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zst, ".bz2": bz2.compress}
-
-
-def parquet_bytes() -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"text": ["one", "zwei\n", "три"]}), sink)
-    return sink.getvalue().to_pybytes()
-
+from raw_files import PACKERS, bad, good, parquet_bytes, rows_of
+from snaketune import pieces
+from snaketune.sources import format_of
 
 CONTENTS = {
     "csv": ('text\none\n"zwei\n"\nтри\n'.encode(), [2, 3, 5]),
@@ -99,7 +55,7 @@ def test_a_text_file_is_read_by_file_paragraph_or_line(
         ("a.TSV", "tsv"),
         ("a.v2.jsonl.gz", "jsonl"),
         ("a.ndjson.zst", "jsonl"),
-        ("a.md", "text"),
+        ("a.md", "markdown"),
         ("a", None),
         ("a.doc", None),
         (".gz", None),
@@ -122,6 +78,61 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path, kind: str
     path.write_bytes(b"\xef\xbb\xbf" + data[kind])
     ((_, fields),) = good(rows_of(path, kind))
     assert fields["text"] == "x"
+
+
+MARKED = ["utf-16", "utf-32", "utf-8-sig"]
+UNMARKED = ["latin-1", "cp1252", "shift_jis", "koi8-r", "utf-8", "ascii"]
+
+
+@pytest.mark.parametrize("codec", MARKED + UNMARKED)
+@pytest.mark.parametrize(
+    ("kind", "content"), [("text", "{}\n"), ("jsonl", '{{"text": "{}"}}\n'), ("csv", "text\n{}\n")]
+)
+def test_another_encoding_than_utf8_is_told_and_never_guessed(
+    tmp_path: Path, codec: str, kind: str, content: str
+) -> None:
+    word = {"shift_jis": "日本語", "koi8-r": "слово", "ascii": "word"}.get(codec, "café")
+    data = content.format(word).encode(codec)
+    (path := tmp_path / "a").write_bytes(data)
+    items = rows_of(path, kind, "line")
+    fault = _fault_of_utf8(data)
+    if fault is None:
+        assert [fields["text"] for _, fields in good(items)] == [word]
+        assert not bad(items)
+        return
+    ((line, reason),) = bad(items)
+    assert not good(items)
+    if codec in MARKED:
+        assert line == 1
+        assert reason.endswith(f"the file is {codec.upper()}, by its byte order mark: convert it to UTF-8")
+    else:
+        begin = data.rfind(b"\n", 0, fault) + 1
+        assert line == 1 + data[:begin].count(b"\n")
+        assert reason == f"invalid UTF-8 at byte {fault - begin + 1} of the line"
+
+
+def _fault_of_utf8(data: bytes) -> int | None:
+    """Where Python's own codec stops."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
+
+
+def test_a_byte_order_mark_where_files_were_joined_is_no_part_of_an_object(tmp_path: Path) -> None:
+    (path := tmp_path / "a").write_bytes(b'{"text": "x"}\n\xef\xbb\xbf{"text": "y"}\n')
+    assert good(rows_of(path, "jsonl")) == [(1, {"text": "x"}), (2, {"text": "y"})]
+
+
+@pytest.mark.parametrize("unit", ["file", "paragraph", "line"])
+def test_an_html_file_is_one_row_and_a_markdown_file_a_text(tmp_path: Path, unit: str) -> None:
+    (path := tmp_path / "page.html").write_bytes(b"<p>a</p>\n\n<p>b</p>\n")
+    ((line, fields),) = good(rows_of(path, "html", unit))
+    assert (line, fields) == (1, {"text": "<p>a</p>\n\n<p>b</p>\n", "file": "page.html", "stem": "page"})
+    (path := tmp_path / "a.md").write_bytes(b"# a\n\nb\n")
+    texts = [fields["text"] for _, fields in good(rows_of(path, "markdown", unit))]
+    assert texts == {"file": ["# a\n\nb\n"], "paragraph": ["# a\n", "b\n"], "line": ["# a", "b"]}[unit]
 
 
 def test_invalid_utf8_is_set_aside_with_its_line_and_byte_and_its_neighbours_are_kept(tmp_path: Path) -> None:
@@ -156,15 +167,52 @@ def test_what_is_no_json_object_is_set_aside(tmp_path: Path, value: str) -> None
     assert [line for line, _ in bad(items)] == [2]
 
 
-@pytest.mark.parametrize("value", ['[{"a": 1},\n oops]', "[" * 100_000, "1" * 5000, '{"a": "\xe9"'])
-def test_a_broken_json_file_is_one_bad_row(tmp_path: Path, value: str) -> None:
+@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5000, '{"a": "\xe9"', '[1, "', "]"])
+def test_a_json_file_without_an_object_is_set_aside(tmp_path: Path, value: str) -> None:
     (path := tmp_path / "a").write_text(value, encoding="utf-8")
-    assert len(rows_of(path, "json")) == len(bad(rows_of(path, "json"))) == 1
+    items = rows_of(path, "json")
+    assert not good(items)
+    assert [line for line, _ in bad(items)] == list(range(1, len(items) + 1)) != []
 
 
-def test_broken_json_tells_its_line(tmp_path: Path) -> None:
-    (path := tmp_path / "a").write_text('[{"a": 1},\n oops]', encoding="utf-8")
-    assert bad(rows_of(path, "json"))[0][0] == 2
+@pytest.mark.parametrize(
+    ("text", "kept", "aside"),
+    [
+        ('[{"a": 1},\n oops, {"a": 3}]', [1, 3], [2]),
+        ('[{"a": 1}, {"a": }, {"a": 3}]', [1, 3], [2]),
+        ('[{"a": "}],{"}, {"a": "\\"]"}]', [1, 2], []),  # brackets and quotation marks in strings are none
+        ('[{"a": "\\\\"}, {"a": 2}]', [1, 2], []),
+        ('[{"a": [1, {"b": 2}]}, 7, {"a": 3}]', [1, 3], [2]),
+        ('[{"a": 1},, {"a": 3},]', [1, 3], [2, 4]),
+        ('[{"a": 1}, {"a": 2}', [1, 2], [3]),  # cut off between two items
+        ('[{"a": 1}, {"a": ', [1], [2]),
+        ('[{"a": 1}, {"a": "x}, {"a": 3}]', [1], [2]),  # of a missing quotation mark the rest is lost
+        ('[{"a": 1}] tail', [1], [2]),
+        ('{"a": 1}', [1], []),
+        ('{"a": 1}\n{"a": 2}\n\n[{"a": 3}, {"a": 4}]', [1, 2, 3, 4], []),
+        ("[]", [], []),
+        (" [ ] ", [], []),
+        ("", [], []),
+    ],
+)
+def test_a_broken_item_of_a_json_file_costs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, kept: list[int], aside: list[int]
+) -> None:
+    (path := tmp_path / "a").write_text(text, encoding="utf-8")
+    for piece in (1, 2, 3, 5, 1 << 19):
+        monkeypatch.setattr(pieces, "PIECE", piece)
+        items = rows_of(path, "json")
+        assert [line for line, _ in good(items)] == kept
+        assert [line for line, _ in bad(items)] == aside
+
+
+def test_numbers_are_read_as_they_are_written(tmp_path: Path) -> None:
+    lines = ['{"a": 123456789012345678901234567890}', '{"a": [{"b": -9223372036854775809}]}', '{"a": NaN, "b": 1e999}']
+    (path := tmp_path / "a").write_text("\n".join(lines), encoding="utf-8")
+    (_, first), (_, second), (_, third) = good(rows_of(path, "jsonl"))
+    assert first == {"a": 123456789012345678901234567890}
+    assert second == {"a": [{"b": -9223372036854775809}]}
+    assert str(third) == "{'a': nan, 'b': inf}"
 
 
 def test_a_wrong_number_of_columns_is_told(tmp_path: Path) -> None:
@@ -236,134 +284,3 @@ def test_a_cut_off_text_is_no_row(tmp_path: Path) -> None:
 def test_a_broken_parquet_file_is_one_bad_row(tmp_path: Path) -> None:
     (path := tmp_path / "a.parquet").write_bytes(b"PAR1 not at all")
     assert len(bad(rows_of(path, "parquet"))) == 1
-
-
-# Typed rows
-
-
-def test_a_template_that_names_a_missing_or_null_field_sets_the_row_aside(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"q": "one?", "a": "1"}, {"q": "two?"}, {"q": "three?", "a": None}])
-    rows, aside = taken(path, "jsonl", templates=[{"prompt": "Q: {{ q }}", "completion": "{{ a }}"}])
-    assert [(row["line"], row["prompt"], row["completion"]) for row in rows] == [(1, "Q: one?", "1")]
-    assert [(row["source"], row["line"]) for row in aside] == [("a.jsonl", 2), ("a.jsonl", 3)]
-    assert "template 1: 'a' is undefined" in aside[0]["reason"]
-    assert "null" in aside[1]["reason"]
-    assert json.loads(aside[0]["head"]) == {"q": "two?"}
-
-
-def test_a_raw_row_gives_a_row_for_each_template_or_none(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"a": "1", "b": "2"}, {"a": "1", "b": "\ud800"}, {"a": "1"}])
-    rows, aside = taken(path, "jsonl", templates=[{"completion": "{{ a }}"}, {"completion": "{{ b }}"}])
-    assert [(row["line"], row["completion"]) for row in rows] == [(1, "1"), (1, "2")]
-    assert [row["line"] for row in aside] == [2, 3]
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "{{ ''.__class__.__mro__ }}",
-        "{{ a.__class__ }}",
-        "{{ self.__init__.__globals__ }}",
-        "{{ 1 / 0 }}",
-        "{{ a.b.c }}",
-    ],
-)
-def test_a_template_that_reaches_out_or_fails_sets_the_row_aside(tmp_path: Path, attack: str) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"a": "x", "good": True}, {"a": "x"}])
-    template = "{% if good is defined %}fine{% else %}" + attack + "{% endif %}"
-    rows, aside = taken(path, "jsonl", templates=[{"completion": template}])
-    assert [row["line"] for row in rows] == [1]
-    assert [row["line"] for row in aside] == [2]
-
-
-def test_a_template_that_is_none_is_told_before_any_row(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"a": "x"}])
-    with pytest.raises(StageError, match=r"`source.templates`.*line 1"):
-        taken(path, "jsonl", templates=[{"completion": "{{ a "}])
-
-
-def test_columns_are_found_under_their_names(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"q": "why?", "completion": 42, "who": "", "x": [1]}, {"completion": "b"}])
-    rows, aside = taken(path, "jsonl", columns={"prompt": "q", "group": "who"}, keep=["x"])
-    (row,) = rows
-    assert (row["prompt"], row["completion"], json.loads(row["meta"])) == ("why?", "42", {"x": [1]})
-    assert row["group"] is None  # an empty cell is no group: else all such rows would be one family
-    assert aside[0]["reason"] == "no column `q`, which `source.columns.prompt` names"
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{"text": "\ud800"}, {"\udfff": "x"}, {"text": "ok", "x": "\ud83d"}, {"text": "ok", "x": {"\ud83d": 1}}],
-)
-def test_half_a_surrogate_pair_is_set_aside_and_no_crash(tmp_path: Path, fields: dict[str, Any]) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [fields, {"text": "good 😀"}])
-    rows, aside = taken(path, "jsonl", keep=["x"])
-    assert [row["completion"] for row in rows] == ["good 😀"]
-    assert [row["line"] for row in aside] == [1]
-
-
-def test_bytes_are_no_text(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": pa.array([b"abc", None], pa.binary())}), tmp_path / "a.parquet")
-    rows, aside = taken(tmp_path / "a.parquet", "parquet")
-    assert [row["line"] for row in aside] == [1]
-    assert [row["completion"] for row in rows] == [""]  # null: clean drops it, with a line in the ledger
-
-
-def test_on_bad_row_fail_stops_with_file_line_and_reason(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"txt": "y"}])
-    with pytest.raises(StageError, match=r"a\.jsonl, line 2: no column `text` or `completion`"):
-        taken(path, "jsonl", on_bad_row="fail")
-    assert not list(tmp_path.glob("*.parquet*"))
-
-
-def test_no_usable_row_at_all_is_told_with_the_commonest_reason(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"a": "x"}, {"a": "y"}])
-    with pytest.raises(StageError, match=r"none of the 2 raw rows .* no column `text`"):
-        taken(path, "jsonl")
-
-
-def test_equal_rows_have_one_id_and_moved_borders_another(tmp_path: Path) -> None:
-    values = [
-        {"prompt": "ab", "completion": "c"},
-        {"prompt": "a", "completion": "bc"},
-        {"completion": "abc"},
-        {"prompt": "", "completion": "abc"},
-        {"prompt": "ab", "completion": "c", "other": 1},
-        {"prompt": "café", "completion": "c"},
-        {"prompt": "cafe\u0301", "completion": "c"},
-    ]
-    rows, _ = taken(jsonl(tmp_path / "a.jsonl", values), "jsonl")
-    ids = [row["row_id"] for row in rows]
-    assert ids[0] == ids[4]
-    assert ids[5] == ids[6]  # the same text in two Unicode forms
-    assert len(set(ids)) == 5
-    assert all(len(name) == 32 and int(name, 16) >= 0 for name in ids)
-
-
-ODD_LINES = st.one_of(
-    st.binary(max_size=30),
-    st.text(max_size=20).map(lambda text: json.dumps({"text": text}).encode()),
-    st.text(st.characters(categories=["Cs", "Lu"]), max_size=5).map(lambda text: json.dumps({text: text}).encode()),
-    st.sampled_from(
-        [b'{"text": 1e999}', b'{"text": NaN}', b"[" * 2000, b'{"text": {"a": null}}', b"\xef\xbb\xbf", b" \r"]
-    ),
-)
-
-
-@bounds(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(ODD_LINES, max_size=8))
-def test_of_any_bytes_each_line_that_is_not_blank_is_a_row_or_set_aside(tmp_path: Path, lines: list[bytes]) -> None:
-    data = b'{"text": "anchor"}\n' + b"\n".join(lines)
-    (path := tmp_path / "a.jsonl").write_bytes(data)
-    rows, aside = taken(path, "jsonl")
-    numbers = [number for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
-    assert sorted(row["line"] for row in rows + aside) == numbers
-
-
-@bounds(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=60), st.sampled_from(["csv", "tsv", "json", "jsonl", "text"]))
-def test_no_bytes_make_a_reader_fail(tmp_path: Path, data: bytes, kind: str) -> None:
-    (path := tmp_path / "a").write_bytes(data)
-    for unit in ("file", "paragraph", "line"):
-        for item in rows_of(path, kind, unit):
-            assert item.line >= 1

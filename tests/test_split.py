@@ -5,37 +5,60 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as bounds
-from hypothesis import strategies as st
 
 from builders import read, row, settings, write
-from deduplicate import CLUSTERS, deduplicate
 from snaketune.job import StageError
-from snaketune.rows import CLUSTERED
-from split import deal, split
+from snaketune.rows import CLUSTERS, ROW
+from split import split
 
 SPLITS = ("train", "validation", "test")
-LONG = [" ".join(f"w{text}n{number}" for number in range(60)) for text in range(9)]
+HITS = ("row_id", "source", "line", "test_file", "item", "overlap", "head")
 
 
-def run(folder: Path, rows: list[dict[str, Any]], seed: int = 42, **shares: float) -> dict[str, list[dict[str, Any]]]:
-    """The three splits of rows that were deduplicated."""
+def clustered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What deduplication says of rows: each its own cluster and kept, unless the row says otherwise."""
+    questions: dict[str, str] = {}
+    made = []
+    for one in sorted(rows, key=lambda one: (one["row_id"], one["source"], one["line"])):
+        prompt = " ".join((one["prompt"] or "").lower().split())
+        question = questions.setdefault(prompt, one["row_id"]) if prompt else None
+        about = {"cluster": one["row_id"], "kept": True, "question": question}
+        made.append(about | one | {"chars": len(one["prompt"] or "") + len(one["completion"])})
+    return made
+
+
+def inputs(folder: Path, rows: list[dict[str, Any]], shards: int = 1) -> tuple[str, list[str]]:
+    """The files that the split reads: the clusters, and the rows in so many shards."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("rows", "clusters", "evidence", "dropped", *SPLITS)
-    outputs = {name: str(folder / f"{name}.parquet") for name in names}
-    deduplicate([write(folder / "in.parquet", rows)], outputs, settings("dedup"))
-    split(outputs["rows"], outputs["clusters"], outputs, settings("split", **shares) | {"seed": seed})
-    return {name: read(outputs[name]) for name in SPLITS}
+    cut = [rows[len(rows) * number // shards : len(rows) * (number + 1) // shards] for number in range(shards)]
+    paths = [write(folder / f"rows-{number:05d}.parquet", part, ROW) for number, part in enumerate(cut)]
+    return write(folder / "clusters.parquet", clustered(rows), CLUSTERS), paths
+
+
+def run(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    seed: int = 42,
+    *,
+    shards: int = 1,
+    hits: list[str] = (),  # type: ignore[assignment]
+    contaminated: str = "report",
+    **changes: Any,
+) -> dict[str, list[dict[str, Any]]]:
+    """The splits of rows, and `dropped`; `told` has the stage's sentence."""
+    clusters, paths = inputs(folder, rows, shards)
+    outputs = {name: str(folder / f"{name}.parquet") for name in (*SPLITS, "dropped")}
+    given = settings("split", **changes) | {"seed": seed, "contaminated": contaminated}
+    (folder / "told").write_text(split(clusters, paths, list(hits), outputs, given))
+    return {name: read(path) for name, path in outputs.items()}
 
 
 def placed(splits: dict[str, list[dict[str, Any]]], field: str = "completion") -> dict[Any, set[str]]:
     """In which splits each value of a field stands."""
     places = defaultdict(set)
-    for name, rows in splits.items():
-        for line in rows:
+    for name in SPLITS:
+        for line in splits[name]:
             places[line[field]].add(name)
     return places
 
@@ -51,24 +74,17 @@ def test_a_group_never_straddles_two_splits(tmp_path: Path) -> None:
     assert all(len(splits) == 1 for splits in places.values())
 
 
-def test_a_prompt_never_straddles_two_splits_whatever_its_case_and_white_space(tmp_path: Path) -> None:
-    rows = [row(f"answer {number}", f"Question {number % 15}") for number in range(30)]
-    rows += [row(f"other answer {number}", f"question  {number % 15} ") for number in range(15)]
-    places = defaultdict(set)
-    for name, lines in run(tmp_path, rows).items():
-        for line in lines:
-            places[" ".join(line["prompt"].lower().split())].add(name)
+def test_a_prompt_never_straddles_two_splits(tmp_path: Path) -> None:
+    rows = [row(f"answer {number}", f"question {number % 15}") for number in range(45)]
+    places = placed(run(tmp_path, rows), "prompt")
     assert len(places) == 15
     assert all(len(splits) == 1 for splits in places.values())
 
 
 def test_related_rows_never_straddle_two_splits(tmp_path: Path) -> None:
-    rows = fillers() + [row(f"answer {n}", f"{LONG[n % 9]} question {n}") for n in range(36)]
-    places = defaultdict(set)
-    for name, lines in run(tmp_path, rows).items():
-        for line in lines:
-            if line["prompt"].startswith("w"):
-                places[line["prompt"][:8]].add(name)
+    rows = fillers() + [row(f"answer {n}", f"like {n}", cluster=f"{n % 9:032x}", label=f"{n % 9}") for n in range(36)]
+    places = placed(run(tmp_path, rows), "label")
+    del places[None]
     assert len(places) == 9
     assert all(len(splits) == 1 for splits in places.values())
 
@@ -76,13 +92,13 @@ def test_related_rows_never_straddle_two_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_the_group_of_a_removed_duplicate_ties_too(tmp_path: Path, seed: int) -> None:
     rows = fillers()
-    for number, text in enumerate(LONG):
-        rows += [
-            row(text + " the longer one stays", group=f"kept {number}"),
-            row(text, group=f"removed {number}"),
-            row(f"another row {number} of the group of the removed", group=f"removed {number}"),
-        ]
-    groups = placed(run(tmp_path, rows, seed), "group")
+    for number in range(9):
+        kept = row(f"longer {number}", group=f"kept {number}")
+        removed = row(f"long {number}", group=f"removed {number}", cluster=kept["row_id"], kept=False)
+        rows += [kept, removed, row(f"another row {number} of the group of the removed", group=f"removed {number}")]
+    splits = run(tmp_path, rows, seed)
+    groups = placed(splits, "group")
+    assert sum(len(splits[name]) for name in SPLITS) == 40 + 18
     for number in range(9):
         assert len(groups[f"kept {number}"] | groups[f"removed {number}"]) == 1
 
@@ -90,21 +106,21 @@ def test_the_group_of_a_removed_duplicate_ties_too(tmp_path: Path, seed: int) ->
 @pytest.mark.parametrize("seed", range(8))
 def test_the_prompt_of_a_removed_duplicate_ties_too(tmp_path: Path, seed: int) -> None:
     rows = fillers()
-    for number, text in enumerate(LONG):
-        rows += [
-            row(f"yes {number}", text + " longer"),
-            row(f"yes {number}", text),
-            row(f"a wholly other answer with many words of its own so that the two are not alike {number} "
-                + " ".join(f"v{number}n{k}" for k in range(60)), text),
-        ]  # fmt: skip
-    splits = run(tmp_path, rows, seed)
-    places = defaultdict(set)
-    for name, lines in splits.items():
-        for line in lines:
-            if line["prompt"].startswith("w"):
-                places[line["prompt"][:8]].add(name)
-    assert sum(len(lines) for lines in splits.values()) == 40 + 18  # the shorter "yes" is gone
+    for number in range(9):
+        kept = row(f"yes {number}", f"text {number} longer", label=f"{number}")
+        removed = row(f"yes {number}", f"text {number}", cluster=kept["row_id"], kept=False)
+        rows += [kept, removed, row(f"a wholly other answer {number}", f"text {number}", label=f"{number}")]
+    places = placed(run(tmp_path, rows, seed), "label")
+    del places[None]
+    assert len(places) == 9
     assert all(len(found) == 1 for found in places.values())
+
+
+def test_equal_rows_that_no_stage_removed_stand_in_one_split(tmp_path: Path) -> None:
+    rows = fillers() + [row(f"text {n % 12}", source=f"{n // 12}", line=n) for n in range(48)]
+    splits = run(tmp_path, rows)
+    assert sum(len(splits[name]) for name in SPLITS) == 88
+    assert all(len(found) == 1 for found in placed(splits, "row_id").values())
 
 
 def test_plain_texts_without_prompt_or_group_are_not_tied_to_each_other(tmp_path: Path) -> None:
@@ -112,38 +128,17 @@ def test_plain_texts_without_prompt_or_group_are_not_tied_to_each_other(tmp_path
     assert [len(splits[name]) for name in SPLITS] == [40, 5, 5]
 
 
-@bounds(max_examples=60)
-@given(
-    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
-    shares=st.sampled_from([(0.8, 0.1, 0.1), (0.5, 0.25, 0.25), (0.98, 0.01, 0.01)]),
-    seed=st.integers(0, 99),
-)
-def test_the_shares_are_met_to_within_half_a_family(sizes: list[int], shares: tuple[float, ...], seed: int) -> None:
-    families = np.repeat([f"family {number}" for number in range(len(sizes))], sizes)
-    dealt = deal(families, list(shares), seed)
-    for bound in (1, 2):
-        wanted = sum(shares[:bound]) * len(families)
-        assert abs((dealt < bound).sum() - wanted) <= max(sizes) / 2 + 1e-9
-    assert all(len(set(dealt[families == name])) == 1 for name in set(families))
-
-
-def test_the_order_of_the_rows_changes_nothing(tmp_path: Path) -> None:
-    rows = fillers()
-    expected = run(tmp_path / "a", rows)
+def test_neither_the_order_of_the_rows_nor_the_number_of_shards_changes_a_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snaketune.external_sort.BUCKET", 2_000)  # so that the 500 rows make several buckets
+    monkeypatch.setattr("snaketune.external_sort.HELD", 5_000)
+    rows = [row(f"answer {n} " * 4, group=f"group {n % 170}", line=n, meta=f"{n}") for n in range(500)]
+    run(tmp_path / "a", rows)
     random.Random(3).shuffle(rows)
-    assert run(tmp_path / "b", rows) == expected
-
-
-def test_the_order_of_the_deduplicated_rows_changes_nothing(tmp_path: Path) -> None:
-    rows = fillers() + [row(f"answer {number}", group=f"group {number % 5}", line=number) for number in range(20)]
-    expected = run(tmp_path, rows)
-    for name, schema in (("rows", CLUSTERED), ("clusters", CLUSTERS)):
-        shuffled = read(tmp_path / f"{name}.parquet")
-        random.Random(name).shuffle(shuffled)
-        write(tmp_path / f"{name}.parquet", shuffled, schema)
-    outputs = {name: str(tmp_path / f"again-{name}.parquet") for name in SPLITS}
-    split(str(tmp_path / "rows.parquet"), str(tmp_path / "clusters.parquet"), outputs, settings("split") | {"seed": 42})
-    assert {name: read(path) for name, path in outputs.items()} == expected
+    run(tmp_path / "b", rows, shards=7)
+    for name in (*SPLITS, "dropped"):
+        assert (tmp_path / f"a/{name}.parquet").read_bytes() == (tmp_path / f"b/{name}.parquet").read_bytes()
 
 
 def test_another_seed_gives_another_deal_and_the_same_seed_the_same(tmp_path: Path) -> None:
@@ -153,24 +148,60 @@ def test_another_seed_gives_another_deal_and_the_same_seed_the_same(tmp_path: Pa
 
 
 def test_rows_keep_their_fields_and_stand_in_the_order_of_their_ids(tmp_path: Path) -> None:
-    rows = fillers()
+    rows = [one | {"meta": f"meta {n}", "label": "a" if n % 2 else None} for n, one in enumerate(fillers())]
     given_by_id = {line["row_id"]: line for line in rows}
     splits = run(tmp_path, rows)
-    found = [line for lines in splits.values() for line in lines]
+    found = [line for name in SPLITS for line in splits[name]]
     assert sorted(line["row_id"] for line in found) == sorted(given_by_id)
-    for lines in splits.values():
-        assert [line["row_id"] for line in lines] == sorted(line["row_id"] for line in lines)
+    for name in SPLITS:
+        assert [line["row_id"] for line in splits[name]] == sorted(line["row_id"] for line in splits[name])
     for line in found:
         assert given_by_id[line["row_id"]].items() <= line.items()
 
 
+def test_each_row_has_the_cluster_that_deduplication_gave_it(tmp_path: Path) -> None:
+    rows = [one | {"cluster": f"{n % 30:032x}"} for n, one in enumerate(fillers())]
+    wanted = {one["row_id"]: one["cluster"] for one in rows}
+    splits = run(tmp_path, rows)
+    assert {line["row_id"]: line["cluster"] for name in SPLITS for line in splits[name]} == wanted
+
+
 def test_the_family_is_named_by_its_smallest_row(tmp_path: Path) -> None:
     rows = fillers() + [row(f"answer {number}", group="one", row_id=f"{number:032x}") for number in (7, 5, 9)]
-    lines = [line for part in run(tmp_path, rows).values() for line in part if line["group"] == "one"]
+    rows.append(row("a removed duplicate", group="one", row_id=f"{3:032x}", kept=False))
+    splits = run(tmp_path, rows)
+    lines = [line for name in SPLITS for line in splits[name] if line["group"] == "one"]
+    assert len(lines) == 3
     assert {line["family"] for line in lines} == {f"{5:032x}"}
+
+
+def test_a_row_that_stands_twice_on_a_line_is_dealt_as_often_as_it_was_kept(tmp_path: Path) -> None:
+    twice = [row("made by two templates", kept=kept) for kept in (True, False)]
+    both = [row("made by two templates, deduplication off") for _ in range(2)]
+    splits = run(tmp_path, fillers() + twice + both)
+    found = [line["completion"] for name in SPLITS for line in splits[name]]
+    assert found.count("made by two templates") == 1
+    assert found.count("made by two templates, deduplication off") == 2
+
+
+def test_one_text_from_two_places_is_taken_from_the_place_that_was_kept(tmp_path: Path) -> None:
+    rows = fillers() + [row("twice", source=source, line=line, kept=kept) for source, line, kept in [
+        ("a", 1, False), ("a", 2, False), ("b", 1, True), ("b", 2, False)]]  # fmt: skip
+    splits = run(tmp_path, rows)
+    found = [(one["source"], one["line"]) for name in SPLITS for one in splits[name] if one["completion"] == "twice"]
+    assert found == [("b", 1)]
 
 
 def test_too_few_families_are_told_in_a_sentence(tmp_path: Path) -> None:
     rows = [row(f"answer {number}", group=f"group {number % 2}") for number in range(30)]
     with pytest.raises(StageError, match=r"30 rows in 2 families .* too few"):
         run(tmp_path, rows)
+
+
+def test_files_of_two_runs_are_told_and_nothing_is_left(tmp_path: Path) -> None:
+    clusters, paths = inputs(tmp_path, fillers(), shards=2)
+    outputs = {name: str(tmp_path / f"out/{name}.parquet") for name in (*SPLITS, "dropped")}
+    given = settings("split") | {"seed": 42, "contaminated": "report"}
+    with pytest.raises(StageError, match=r"20 rows of dedup/clusters\.parquet are in no clean shard"):
+        split(clusters, paths[:1], [], outputs, given)
+    assert list((tmp_path / "out").iterdir()) == []

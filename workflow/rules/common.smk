@@ -16,7 +16,7 @@ ROOT = Path(os.path.relpath(workflow.basedir))
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
 
 from snaketune import config as configuration, terminal
-from snaketune.dag import SIDES, SPLITS, Dag, code_of, settings_of
+from snaketune.dag import SIDES, SPLITS, Dag, code_of, files_of, happens, settings_of
 
 terminal.quieten(logger, local=lambda: workflow.local_exec)
 
@@ -24,6 +24,8 @@ try:
     dag = Dag(configuration.load(config), ROOT)
     for name in dag.names:
         dag.base(name)
+        for stage in ("clean", "decontaminate", "augment"):
+            files_of(dag.settings[name], stage, ROOT)
     targets = dag.outputs()
 except configuration.ConfigError as error:
     raise WorkflowError(f"the configuration cannot be run:\n{error}") from None
@@ -67,6 +69,43 @@ def sharded(stage, *paths):
 def code(script, *others):
     """A script and the modules that it uses, and the lock: whatever decides what the stage does."""
     return [*map(str, code_of(ROOT / "workflow/scripts" / script)), *(str(ROOT / other) for other in others), LOCK]
+
+
+def optional(stage, *paths):
+    """Files of an earlier stage for every shard of the run, or none where the run leaves that stage out."""
+    files = sharded(stage, *paths)
+    return lambda wildcards: files(wildcards) if happens(dag.settings[wildcards.run], stage) else []
+
+
+def beside(stage):
+    """The files beside the rows that the settings of a stage name, by their use."""
+    return lambda wildcards: files_of(dag.settings[wildcards.run], stage, ROOT)
+
+
+def beside_files(stage):
+    """The same as a list; of a folder, the files in it."""
+
+    def files(wildcards):
+        named = [Path(path) for paths in beside(stage)(wildcards).values() for path in paths]
+        inside = [[path] if path.is_file() else sorted(filter(Path.is_file, path.iterdir())) for path in named]
+        return [str(file) for files in inside for file in files]
+
+    return files
+
+
+def train_rows(wildcards):
+    """The table that a run learns from."""
+    return dag.train_rows(wildcards.run)
+
+
+def rows_of_split(wildcards):
+    """The table of a split, as it is tokenized."""
+    return train_rows(wildcards) if wildcards.split == "train" else of("split", "split/{split}.parquet")(wildcards)
+
+
+def parts(path):
+    """A file for each Arrow file of a split."""
+    return lambda wildcards: [path.format(**wildcards, part=part) for part in dag.parts(wildcards.run)]
 
 
 def base_folder(wildcards):

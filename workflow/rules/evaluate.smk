@@ -11,7 +11,7 @@ rule likelihood:
     """Sum the loss of every test row, token by token."""
     input:
         tokens=of("tokens", "tokens/test.json"),
-        folder=ancient(of("tokens", "tokens/test")),
+        state=ancient(of("tokens", "tokens/test/state.json")),
         texts=of("split", "split/test.parquet"),
         model=model_files,
         code=code("likelihood.py"),
@@ -36,7 +36,7 @@ rule generate:
     """Answer the prompts of the test split."""
     input:
         tokens=of("tokens", "tokens/test.json"),
-        folder=ancient(of("tokens", "tokens/test")),
+        state=ancient(of("tokens", "tokens/test/state.json")),
         texts=of("split", "split/test.parquet"),
         model=model_files,
         code=code("generate.py"),
@@ -81,6 +81,7 @@ rule metrics:
     input:
         base=of("score_base", "scores/base.parquet"),
         tuned=of("score_tuned", "scores/tuned.parquet"),
+        leaks=of("leaks", "split/leaks.json"),  # no number before the check has passed
         code=code("compare.py", *METRIC_FILES),
     output:
         metrics="results/{run}/metrics.json",

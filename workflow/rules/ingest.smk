@@ -39,5 +39,6 @@ rule ingest:
     params:
         settings=settings("ingest"),
         files=raw_files,
+        alone=lambda wildcards: len(dag.raw(wildcards.run)) == 1,
     script:
         "../scripts/ingest.py"

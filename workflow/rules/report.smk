@@ -1,17 +1,47 @@
 """Report: everything that a person looks at, and what another person needs to check it.
 
 Reads   the metrics, the ledger, the history of the training, answers, scores, the configuration
-Writes  train/curves.svg, manifest.json, report.html, model/README.md; results/leaderboard.{csv,html} over all runs
+Writes  data.html, train/curves.svg, manifest.json, report.html, model/README.md; results/leaderboard.{csv,html} over all runs
 Why     a page that opens anywhere, without a network, beside the numbers that it shows
 """
 
 
 localrules:
+    data_report,
     curves,
     manifest,
     report,
     card,
     leaderboard,
+
+
+rule data_report:
+    """Show what became of the raw rows: the funnel, reasons, duplicates, lengths, languages, the leak check."""
+    input:
+        ledger=of("ledger", "ledger.parquet"),
+        quarantine=of("ledger", "ingest/quarantine.parquet"),
+        raw=sharded("ingest", "ingest/rows-{shard}.parquet"),
+        findings=sharded("clean", "clean/findings-{shard}.parquet"),
+        effects=sharded("clean", "clean/effects-{shard}.json"),
+        clusters=of("dedup", "dedup/clusters.parquet"),
+        evidence=of("dedup", "dedup/evidence.parquet"),
+        hits=optional("decontaminate", "decontaminate/hits-{shard}.parquet"),
+        splits=of("split", *(f"split/{split}.parquet" for split in SPLITS)),
+        checks=of("leaks", "split/leaks.json"),
+        nearest=of("leaks", "split/leaks.parquet"),
+        tokens=of("tokens", *(f"tokens/{split}.json" for split in SPLITS)),
+        template=str(ROOT / "workflow/report/data.html.j2"),
+        code=code("data_report.py", *PAGE_PARTS),
+    output:
+        page="results/{run}/data.html",
+    log:
+        "logs/{run}/data_report.log",
+    benchmark:
+        "logs/{run}/benchmarks/data_report.tsv"
+    params:
+        settings=settings("data"),
+    script:
+        "../scripts/data_report.py"
 
 
 rule curves:

@@ -50,7 +50,7 @@ rule train:
     input:
         train=of("tokens", "tokens/train.json"),
         validation=of("tokens", "tokens/validation.json"),
-        folders=ancient(of("tokens", "tokens/train", "tokens/validation")),
+        states=ancient(of("tokens", "tokens/train/state.json", "tokens/validation/state.json")),
         base=base_files,
         code=code("train.py"),
     output:

@@ -1,44 +1,38 @@
-"""Clean rows in, rows without duplicates out, with every decision and its evidence.
+"""Signatures in, every row's cluster and fate out, with every decision and its evidence.
 
-In:  clean/rows-<shard>.parquet, all shards
-Out: dedup/rows-00000.parquet     the rows that stay, with their `cluster`
-     dedup/clusters.parquet       every clean row: its cluster, its group, the first row of its prompt, whether it stays
-     dedup/evidence.parquet       every verified pair: similarity, relation, both heads
-     dedup/dropped.parquet        schema rows.DROPPED
+In:  dedup/signatures-<shard>.parquet, clean/rows-<shard>.parquet, all shards in one order
+Out: dedup/clusters.parquet   every clean row: its cluster, the first row of its prompt, whether it stays
+     dedup/evidence.parquet   every verified pair: similarity, relation, both heads
+     dedup/dropped.parquet    schema rows.DROPPED
 
 Candidates come from MinHash LSH and are verified by exact Jaccard before anything is joined: without that step, chains
-of chance matches merge thousands of unrelated texts. Two relations are told apart. A *duplicate* is alike in prompt
-and in completion, each by itself; only duplicates are removed. Rows that are alike as a whole, such as two questions
-about one long document, are *related*: all stay, in one cluster, so that the split cannot tear them apart.
-Rows about one long document fill the same buckets, and are compared there with the first row only; so among rows
-that are related, duplicates are looked for once more, by the prompts and by the completions alone.
-The row that stays is the longest, then the smallest id; a cluster's name is the smallest id of all its members.
+of chance matches merge thousands of unrelated texts. Two rows are *duplicates* where they are equal, or alike in prompt
+and in completion, each by itself; only duplicates are removed. Rows that are alike as a whole are *related*: all stay,
+in one cluster, so that the split cannot tear them apart (see `near`).
+The row that stays is the longest, then the first; but where the data itself names a test set, its rows stay, so that
+a published test set is not made smaller by its copies in train. A cluster's name is the smallest id of all its members.
+
+Nothing here depends on the shards: all work is in the order of (row_id, source, line). Texts are read of candidates
+alone, a bounded chunk at a time (see `verify`). Resident memory is about 0.3 GB, a chunk, and 220 bytes a row at the
+peak (measured from one to two million rows), and for each row of a verified pair up to 160 characters of its head.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from snaketune import minhash
+from snaketune.candidates import unpack
 from snaketune.components import Components
-from snaketune.job import run
-from snaketune.rows import CLUSTERED, DROPPED, read_table, write_table
+from snaketune.job import StageError, run
+from snaketune.near import is_duplicate, search
+from snaketune.rows import CLUSTERS, DROPPED, TableWriter
+from snaketune.signatures import NAMES, Signatures
+from snaketune.verify import Rows, Verified, nothing
 
-HEAD = 160
-CLUSTERS = pa.schema(
-    [
-        ("row_id", pa.string()),
-        ("source", pa.string()),
-        ("line", pa.int64()),
-        ("group", pa.string()),
-        ("question", pa.string()),
-        ("cluster", pa.string()),
-        ("kept", pa.bool_()),
-    ]
-)
+SLICE = 65_536  # rows whose strings are made at a time
 EVIDENCE = pa.schema(
     [
         ("row_id_a", pa.string()),
@@ -53,185 +47,123 @@ EVIDENCE = pa.schema(
 )
 
 
-def deduplicate(inputs: list[str], outputs: dict[str, str], settings: dict[str, Any]) -> str:
-    """Deduplicate all shards as one; `outputs` names the files rows, clusters, evidence and dropped."""
-    rows = read_table(inputs).sort_by([("row_id", "ascending"), ("source", "ascending"), ("line", "ascending")])
-    prompts, completions = (_comparable(rows[column]) for column in ("prompt", "completion"))
-    exact, firsts = _exact(prompts, completions, settings["exact"])
-    pairs = list(_near(prompts, completions, firsts, settings)) if settings["near"] else []
+def deduplicate(signatures: list[str], rows: list[str], outputs: dict[str, str], settings: dict[str, Any]) -> str:
+    """Deduplicate all shards as one; `outputs` names the files clusters, evidence and dropped.
 
-    related, same = Components(rows.num_rows), Components(rows.num_rows)
-    for number, first in enumerate(exact.tolist()):
-        related.union(number, first)
-        same.union(number, first)
-    for pair in pairs:
-        related.union(pair["a"], pair["b"])
-        if pair["relation"] == "duplicate":
-            same.union(pair["a"], pair["b"])
-    kept = _representatives(rows, same.labels())
-    ids = rows["row_id"].combine_chunks()
-    rows = rows.append_column("cluster", ids.take(pa.array(related.labels())))
-    rows = rows.append_column("question", ids.take(_questions(prompts)))
-    rows = rows.append_column("kept", pa.array(kept))
-
-    write_table(rows, outputs["clusters"], CLUSTERS)
-    write_table(_evidence(rows, pairs), outputs["evidence"], EVIDENCE)
-    dropped = _dropped(rows, exact, pairs, settings["threshold"])
-    write_table(dropped, outputs["dropped"], DROPPED)
-    write_table(rows.filter(rows["kept"]), outputs["rows"], CLUSTERED)
-    rules = dropped["rule"].to_pylist()
+    Raises StageError where no row is left to work on, or a cluster is implausibly large.
+    """
+    signed = Signatures(signatures)
+    count = len(signed)
+    if not count:
+        raise StageError(
+            "no row is left after cleaning. Look in ledger.parquet or clean/dropped-*.parquet for the rules that "
+            "dropped them, and loosen these in `clean`, or check `source`"
+        )
+    exact = signed.exact if settings["exact"] else np.arange(count)
+    pairs = nothing()
+    if settings["near"]:
+        texts = Rows(rows, signed.order, signed.chars)
+        folder = Path(outputs["clusters"]).parent
+        pairs = search(signed, texts, exact == np.arange(count), settings, folder)
+    same = is_duplicate(pairs, settings["threshold"])
+    kept = _representatives(signed, _labels(exact, pairs.pairs[same]))
+    _write_clusters(outputs["clusters"], signed, _labels(exact, pairs.pairs), kept)
+    _write_evidence(outputs["evidence"], signed, pairs, same)
+    equal, nearest = _reasons(exact, pairs.where(same))
+    _write_dropped(outputs["dropped"], signed, np.flatnonzero(~kept), equal, nearest, threshold=settings["threshold"])
     return (
-        f"{int(kept.sum()):,} of {rows.num_rows:,} rows kept: {rules.count('exact_duplicate'):,} exact and "
-        f"{rules.count('near_duplicate'):,} near-duplicates removed"
+        f"{int(kept.sum()):,} of {count:,} rows kept: {int((equal & ~kept).sum()):,} exact and "
+        f"{int((~equal & ~kept).sum()):,} near-duplicates removed"
     )
 
 
-def _comparable(texts: pa.ChunkedArray) -> list[str | None]:
-    """Texts as they are compared: lower case, white space collapsed."""
-    folded = pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(texts), r"\s+", " "))
-    return folded.to_pylist()
+def _labels(exact: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The first row of each row's component [n] int64, joined by equality and by pairs."""
+    ties = Components(len(exact))
+    ties.union_pairs(np.arange(len(exact)), exact)
+    ties.union_pairs(*unpack(pairs))
+    return ties.labels()
 
 
-def _questions(prompts: list[str | None]) -> pa.Array:
-    """For each row the number of the first row with an equal prompt; null for plain text."""
-    seen: dict[str, int] = {}
-    first = (None if text is None else seen.setdefault(text, number) for number, text in enumerate(prompts))
-    return pa.array(first, pa.int64())
-
-
-def _exact(prompts: list[str | None], completions: list[str | None], wanted: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For each row [n], the first row with equal texts; and the numbers of those first rows."""
-    numbers = np.arange(len(completions))
-    if not wanted:
-        return numbers, numbers
-    seen: dict[tuple[str | None, str | None], int] = {}
-    pairs = enumerate(zip(prompts, completions, strict=True))
-    first = np.fromiter((seen.setdefault(texts, number) for number, texts in pairs), np.int64, len(completions))
-    return first, np.flatnonzero(first == numbers)
-
-
-def _near(
-    prompts: list[str | None], completions: list[str | None], numbers: np.ndarray, settings: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """The verified pairs among the rows `numbers`, in order of their numbers."""
-    joints = [_joint(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-    found = {pair: _verified(*pair, prompts, completions, settings) for pair in _buckets(joints, numbers, settings)}
-    ties = Components(len(joints))
-    for (a, b), evidence in found.items():
-        if evidence:
-            ties.union(a, b)
-    labels = ties.labels()
-    crowd = numbers[np.bincount(labels, minlength=len(joints))[labels[numbers]] > 2]
-    for texts in (prompts, completions):
-        for pair in _buckets(texts, crowd, settings, labels):
-            if pair not in found:
-                found[pair] = _verified(*pair, prompts, completions, settings)
-    yield from (found[pair] for pair in sorted(found) if found[pair])
-
-
-def _verified(
-    a: int, b: int, prompts: list[str | None], completions: list[str | None], settings: dict[str, Any]
-) -> dict[str, Any] | None:
-    """The evidence that two rows are duplicates or related; None where they are neither."""
-    words, threshold = settings["shingle_words"], settings["threshold"]
-    joint = _similarity(_joint(prompts[a], completions[a]), _joint(prompts[b], completions[b]), words)
-    if joint < threshold:
-        return None
-    prompt = _similarity(prompts[a] or "", prompts[b] or "", words)
-    completion = _similarity(completions[a] or "", completions[b] or "", words)
-    return {
-        "a": a,
-        "b": b,
-        "relation": "duplicate" if min(prompt, completion) >= threshold else "related",
-        "similarity": joint,
-        "similarity_prompt": prompt,
-        "similarity_completion": completion,
-    }
-
-
-def _joint(prompt: str | None, completion: str | None) -> str:
-    return f"{prompt or ''}\n{completion or ''}"
-
-
-def _similarity(one: str, other: str, words: int) -> float:
-    """Jaccard similarity of shingles; texts without a word, such as two emoji, are alike only where they are equal."""
-    ours, theirs = minhash.shingles(one, words), minhash.shingles(other, words)
-    return minhash.jaccard(ours, theirs) if len(ours) or len(theirs) else float(one == other)
-
-
-def _buckets(
-    texts: list[str | None], numbers: np.ndarray, settings: dict[str, Any], labels: np.ndarray | None = None
-) -> list[tuple[int, int]]:
-    """The pairs of the rows `numbers` to verify, by the bands of their texts; only within a label [n] if given."""
-    family = minhash.permutations(settings["bands"] * settings["rows_per_band"])
-    keys = np.zeros((len(numbers), settings["bands"]), dtype=np.uint64)
-    wordless = np.zeros(len(numbers), dtype=bool)
-    for at, number in enumerate(numbers.tolist()):
-        hashes = minhash.shingles(texts[number] or "", settings["shingle_words"])
-        wordless[at] = not len(hashes)
-        if len(hashes):
-            keys[at] = minhash.bands(hashes, family, settings["rows_per_band"])
-    if labels is not None:
-        keys ^= minhash.scramble(labels[numbers].astype(np.uint64))[:, None]
-    return _candidates(keys[~wordless], numbers[~wordless])
-
-
-def _candidates(keys: np.ndarray, numbers: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs to verify: in each bucket of each band, every member with the first, so that work stays linear."""
-    found: set[tuple[int, int]] = set()
-    for band in keys.T:
-        order = np.argsort(band, kind="stable")
-        ordered = band[order]
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        first = np.repeat(starts, np.diff(np.r_[starts, len(ordered)]))
-        member = np.flatnonzero(first != np.arange(len(ordered)))
-        found.update(zip(numbers[order[first[member]]].tolist(), numbers[order[member]].tolist(), strict=True))
-    return sorted(found)
-
-
-def _representatives(rows: pa.Table, labels: np.ndarray) -> np.ndarray:
-    """Which rows stay [n] bool: of each component the longest, then the first."""
-    prompt = pc.fill_null(pc.utf8_length(rows["prompt"]), 0)
-    length = pc.add(pc.utf8_length(rows["completion"]), prompt).to_numpy()
-    order = np.lexsort((np.arange(len(labels)), -length, labels))
-    kept = np.zeros(len(labels), dtype=bool)
-    kept[order[np.r_[True, labels[order][1:] != labels[order][:-1]]]] = True
+def _representatives(signed: Signatures, labels: np.ndarray) -> np.ndarray:
+    """Which rows stay [n] bool: of each component one of the test set that the data names; the longest; the first."""
+    kept = np.bincount(labels, minlength=len(labels))[labels] == 1
+    several = np.flatnonzero(~kept)
+    order = several[np.lexsort((several, -signed.chars[several], -signed.protection()[several], labels[several]))]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = labels[order[1:]] != labels[order[:-1]]
+    kept[order[first]] = True
     return kept
 
 
-def _evidence(rows: pa.Table, pairs: list[dict[str, Any]]) -> pa.Table:
-    told = ("relation", "similarity", "similarity_prompt", "similarity_completion")
-    columns: dict[str, Any] = {name: [pair[name] for pair in pairs] for name in told}
-    heads = pc.utf8_slice_codeunits(rows["completion"], 0, HEAD)
-    for side in ("a", "b"):
-        at = pa.array([pair[side] for pair in pairs], pa.int64())
-        columns[f"row_id_{side}"] = rows["row_id"].take(at)
-        columns[f"head_{side}"] = heads.take(at)
-    return pa.table({name: columns[name] for name in EVIDENCE.names}).cast(EVIDENCE)
-
-
-def _dropped(rows: pa.Table, exact: np.ndarray, pairs: list[dict[str, Any]], threshold: float) -> pa.Table:
-    """The removed rows; `value` is the similarity to the nearest verified duplicate, 1 for exact ones."""
+def _reasons(exact: np.ndarray, duplicates: Verified) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a row, if it is removed, is so as an exact duplicate [n] bool; the similarity to its nearest one [n]."""
     nearest = np.zeros(len(exact))
-    for pair in pairs:
-        if pair["relation"] == "duplicate":
-            both = [pair["a"], pair["b"]]
-            nearest[both] = np.maximum(nearest[both], pair["similarity"])
-    is_exact = exact != np.arange(len(exact))
+    for side in unpack(duplicates.pairs):
+        np.maximum.at(nearest, side, duplicates.similarity[:, 0])
+    equal = exact != np.arange(len(exact))
     # The kept row of exact duplicates may be any of them: a removed first one is an exact duplicate all the same.
-    is_exact |= np.isin(exact, exact[is_exact]) & (nearest == 0)
-    gone = rows.append_column("rule", pa.array(np.where(is_exact, "exact_duplicate", "near_duplicate")))
-    gone = gone.append_column("value", pa.array(np.where(is_exact, 1.0, nearest)))
-    gone = gone.append_column("threshold", pa.array(np.where(is_exact, 1.0, threshold)))
-    gone = gone.filter(pc.invert(gone["kept"]))
-    return gone.append_column("stage", pa.repeat("dedup", gone.num_rows))
+    shared = np.zeros(len(exact), dtype=bool)
+    shared[exact[equal]] = True
+    return equal | (shared[exact] & (nearest == 0)), nearest
+
+
+def _slices(count: int) -> Iterator[np.ndarray]:
+    for start in range(0, count, SLICE):
+        yield np.arange(start, min(start + SLICE, count))
+
+
+def _write_clusters(path: str, signed: Signatures, labels: np.ndarray, kept: np.ndarray) -> None:
+    with TableWriter(path, CLUSTERS) as out:
+        for some in _slices(len(signed)):
+            columns = {name: signed.names(name, some) for name in NAMES} | {
+                "row_id": signed.row_ids(some),
+                "line": pa.array(signed.line[some]),
+                "chars": pa.array(signed.chars[some]),
+                "question": signed.row_ids(signed.question[some]),
+                "cluster": signed.row_ids(labels[some]),
+                "kept": pa.array(kept[some]),
+            }
+            out.write(pa.table(columns))
+
+
+def _write_evidence(path: str, signed: Signatures, found: Verified, same: np.ndarray) -> None:
+    sides = dict(zip("ab", unpack(found.pairs), strict=True))
+    with TableWriter(path, EVIDENCE) as out:
+        for some in _slices(len(found.pairs)):
+            columns = {"relation": pa.array(np.where(same[some], "duplicate", "related"))}
+            for number, name in enumerate(("similarity", "similarity_prompt", "similarity_completion")):
+                columns[name] = pa.array(found.similarity[some, number])
+            for side, rows in sides.items():
+                columns[f"row_id_{side}"] = signed.row_ids(rows[some])
+                columns[f"head_{side}"] = found.head(rows[some])
+            out.write(pa.table(columns))
+
+
+def _write_dropped(
+    path: str, signed: Signatures, gone: np.ndarray, equal: np.ndarray, nearest: np.ndarray, *, threshold: float
+) -> None:
+    with TableWriter(path, DROPPED) as out:
+        for some in _slices(len(gone)):
+            rows = gone[some]
+            columns = {
+                "row_id": signed.row_ids(rows),
+                "source": signed.names("source", rows),
+                "line": pa.array(signed.line[rows]),
+                "stage": pa.repeat("dedup", len(rows)),
+                "rule": pa.array(np.where(equal[rows], "exact_duplicate", "near_duplicate")),
+                "value": pa.array(np.where(equal[rows], 1.0, nearest[rows])),
+                "threshold": pa.array(np.where(equal[rows], 1.0, threshold)),
+            }
+            out.write(pa.table(columns))
 
 
 if __name__ == "__main__":
     run(
         lambda job: deduplicate(
+            list(job.input.signatures),
             list(job.input.rows),
-            {name: job.output[name] for name in ("rows", "clusters", "evidence", "dropped")},
+            {name: job.output[name] for name in ("clusters", "evidence", "dropped")},
             job.params.settings,
         ),
         snakemake,

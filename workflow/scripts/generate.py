@@ -123,7 +123,7 @@ def answers(network: Any, ids: list[np.ndarray], tokenizer: Any, settings: dict[
 if __name__ == "__main__":
     run(
         lambda job: generate(
-            str(Path(job.input.tokens).with_suffix("")),
+            str(Path(job.input.state).parent),
             job.input.texts,
             job.params.model,
             job.output.table,

@@ -40,7 +40,7 @@ BATCH_TOKENS = 8192
 
 
 def likelihood(
-    tokens: str, texts: str, model: str, out: str, settings: dict[str, bool], *, gpus: int, threads: int
+    tokens: str, texts: str, model: str, out: str, settings: dict[str, Any], *, gpus: int, threads: int
 ) -> str:
     """Score the rows of a token folder; `texts` is the split that they were made of."""
     torch.set_num_threads(threads)
@@ -51,14 +51,18 @@ def likelihood(
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     sums = _sums(network, rows, start, tokenizer.eos_token_id, device)
     table = pd.DataFrame({"row_id": rows.row_ids} | sums).groupby("row_id", sort=True).sum().reset_index()
-    table["n_bytes"] = table["row_id"].map(_bytes(texts, rows, tokenizer))
+    as_text = settings["special_tokens"] == "text"
+    table["n_bytes"] = table["row_id"].map(_bytes(texts, rows, tokenizer, as_text))
     write_table(pa.Table.from_pandas(table[LIKELIHOOD.names], LIKELIHOOD, preserve_index=False), out, LIKELIHOOD)
     perplexity = float(np.exp(table["nll"].sum() / table["n_tokens"].sum()))
     return f"{len(table):,} rows, perplexity {perplexity:,.2f} over {table['n_tokens'].sum():,} completion tokens"
 
 
-def _bytes(texts: str, rows: Rows, tokenizer: Any) -> dict[str, int]:
-    """The UTF-8 bytes of each row's completion, as far as it was scored: a plain text may have lost its tail."""
+def _bytes(texts: str, rows: Rows, tokenizer: Any, as_text: bool) -> dict[str, int]:
+    """The UTF-8 bytes of each row's completion, as far as it was scored: a plain text may have lost its tail.
+
+    as_text: a special token that is written in a text is no token, as when the rows were tokenized.
+    """
     kept: Counter[str] = Counter()
     for row_id, length in zip(rows.row_ids, rows.lengths.tolist(), strict=True):
         kept[row_id] += length
@@ -66,7 +70,7 @@ def _bytes(texts: str, rows: Rows, tokenizer: Any) -> dict[str, int]:
     for row in read_table(texts, ["row_id", "prompt", "completion"]).to_pylist():
         row_id, text = row["row_id"], row["completion"]
         if row["prompt"] is None and row_id in kept:
-            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=as_text, verbose=False)["input_ids"]
             if kept[row_id] < len(ids):
                 text = tokenizer.decode(ids[: kept[row_id]], clean_up_tokenization_spaces=False)
         sizes[row_id] = len(text.encode("utf-8"))
@@ -83,6 +87,7 @@ def _sums(network: torch.nn.Module, rows: Rows, start: int, end: int, device: to
     row_of = np.concatenate([np.arange(len(rows)), np.flatnonzero(full)])
     first = np.concatenate([prompts + begins, np.ones(full.sum(), np.int64)])  # the place where the completion begins
     lengths = np.array([len(sequence) for sequence in sequences])
+    ends = np.array([_end(sequence, end) for sequence in sequences])
     width = int(lengths.max())
     blocks = pack(lengths, width) if isolates(network) else [[number] for number in range(len(sequences))]
     size = max(1, BATCH_TOKENS // width)
@@ -93,9 +98,9 @@ def _sums(network: torch.nn.Module, rows: Rows, start: int, end: int, device: to
             part = blocks[at : at + size]
             batch = collate(part, sequences, np.zeros(len(sequences), np.int64), "all", end)
             nll, hit, counted = token_losses(network, **{name: value.to(device) for name, value in batch.items()})
-            owner, place, token = _owners(part, sequences, batch["labels"], counted.cpu())
+            owner, place = _owners(part, sequences, batch["labels"], counted.cpu())
             row, answer = row_of[owner], place >= first[owner]
-            is_end = (token == end) & (place == lengths[owner] - 1)
+            is_end = place >= ends[owner]
             nll, hit = nll.double().cpu().numpy(), hit.cpu().numpy()
             np.add.at(sums["nll_full"], row, nll)
             np.add.at(sums["n_tokens_full"], row, 1)
@@ -106,10 +111,17 @@ def _sums(network: torch.nn.Module, rows: Rows, start: int, end: int, device: to
     return sums
 
 
+def _end(sequence: np.ndarray, end: int) -> int:
+    """The place from which a sequence says no more than that it ends; some chat templates put a line feed after."""
+    tail = sequence[max(1, len(sequence) - 2) :]  # the first token is never scored, and may be the begin-of-text token
+    found = np.flatnonzero(tail == end)
+    return len(sequence) - (len(tail) - int(found[-1]) if len(found) else 0)
+
+
 def _owners(
     blocks: list[list[int]], sequences: list[np.ndarray], labels: torch.Tensor, counted: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each counted token [n]: the number of its sequence, its place in it, its id."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each counted token [n]: the number of its sequence, and its place in it."""
     owner = np.full(labels.shape, -1, np.int64)
     place = np.zeros(labels.shape, np.int64)
     for number, block in enumerate(blocks):
@@ -120,13 +132,13 @@ def _owners(
             place[number, at : at + size] = np.arange(size)
             at += size
     mask = counted.numpy()
-    return owner[:, 1:][mask], place[:, 1:][mask], labels.numpy()[:, 1:][mask]
+    return owner[:, 1:][mask], place[:, 1:][mask]
 
 
 if __name__ == "__main__":
     run(
         lambda job: likelihood(
-            str(Path(job.input.tokens).with_suffix("")),
+            str(Path(job.input.state).parent),
             job.input.texts,
             job.params.model,
             job.output.table,

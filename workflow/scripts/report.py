@@ -13,20 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from markupsafe import Markup
 
+from snaketune.funnel import funnel, ledger_counts, quarantined
 from snaketune.history import read_history, verdict
 from snaketune.job import run
 from snaketune.pages import interval, label, ordered, outcome, p_value, render, short, tracks
-from snaketune.rows import read_table
 from snaketune.samples import choose
 
-STAGES = ("ingest", "clean", "dedup", "split", "tokenize")
 SPLITS = ("train", "validation", "test")
-MOST_QUARANTINED = 12
 FEW_ROWS = 50
 
 
@@ -115,35 +112,6 @@ def cautions(metrics: dict[str, dict[str, Any]]) -> list[str]:
     return found
 
 
-def ledger_counts(path: str | Path) -> list[dict[str, Any]]:
-    """How many raw rows have each (stage, rule, kept, split), counted batch by batch in Arrow."""
-    keys = ["stage", "rule", "kept", "split"]
-    counted = read_table(path, keys).group_by(keys).aggregate([([], "count_all")])
-    return sorted(counted.rename_columns([*keys, "rows"]).to_pylist(), key=lambda c: [str(c[key]) for key in keys])
-
-
-def funnel(counts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows in, dropped by rule, and out of each stage; raw = kept + dropped holds by every row having one line."""
-    raw = sum(count["rows"] for count in counts)
-    dropped = [count for count in counts if not count["kept"]]
-    names = [*STAGES, *sorted({count["stage"] for count in dropped} - set(STAGES))]
-    stages, left = [], raw
-    for name in names:
-        rules: dict[str, int] = {}
-        for count in dropped:
-            if count["stage"] == name:
-                rules[count["rule"] or "no rule given"] = rules.get(count["rule"] or "no rule given", 0) + count["rows"]
-        gone = sum(rules.values())
-        by_size = sorted(rules.items(), key=lambda item: (-item[1], item[0]))
-        stages.append({"name": name, "in": left, "dropped": gone, "out": left - gone, "rules": by_size})
-        left -= gone
-    notes: dict[str, int] = {}
-    for count in counts:
-        if count["kept"] and count["rule"]:
-            notes[count["rule"]] = notes.get(count["rule"], 0) + count["rows"]
-    return {"raw": raw, "kept": left, "dropped": raw - left, "stages": stages, "notes": sorted(notes.items())}
-
-
 def splits(counts: list[dict[str, Any]], manifests: list[Path]) -> list[dict[str, Any]]:
     """Rows of each split by the ledger, beside what tokenization made of them."""
     tokens = {path.stem: _json(path) for path in manifests}
@@ -153,32 +121,6 @@ def splits(counts: list[dict[str, Any]], manifests: list[Path]) -> list[dict[str
         for name in dict.fromkeys((*SPLITS, *tokens))
         if name in tokens
     ]
-
-
-def quarantined(path: str | Path, stages: dict[str, Any]) -> dict[str, Any]:
-    """Rows that could not be read: the commonest reasons, the first rows, and whether the ledger counts as many."""
-    table = pq.read_table(path)
-    reasons = table.group_by("reason").aggregate([([], "count_all")]).to_pylist() if table.num_rows else []
-    reasons = [{"reason": row["reason"], "rows": row["count_all"]} for row in reasons]
-    ingest = next(stage["dropped"] for stage in stages["stages"] if stage["name"] == "ingest")
-    return {
-        "rows": table.num_rows,
-        "reasons": sorted(reasons, key=lambda row: (-row["rows"], str(row["reason"])))[:MOST_QUARANTINED],
-        "more_reasons": max(0, len(reasons) - MOST_QUARANTINED),
-        "examples": _varied(table),
-        "agrees": table.num_rows == ingest,
-    }
-
-
-def _varied(table: pa.Table) -> list[dict[str, Any]]:
-    """The first rows of each reason before the second of any, so that one flood does not hide the rest."""
-    seen: dict[str, int] = {}
-    ranked = []
-    for position, row in enumerate(table.select(["source", "line", "reason", "head"]).to_pylist()):
-        seen[row["reason"]] = seen.get(row["reason"], 0) + 1
-        ranked.append((seen[row["reason"]], position, row))
-    chosen = sorted(ranked, key=lambda item: item[:2])[:MOST_QUARANTINED]
-    return [row for _, _, row in sorted(chosen, key=lambda item: item[1])]
 
 
 def _json(path: str | Path) -> Any:

@@ -264,7 +264,7 @@ def _from_job(job: Any) -> str:
     scripts = [path for path in job.input.code if path.endswith(".py")]
     parts = {"settings": settings, "tokens": hashes, "precision": computed}
     name = fingerprint(parts, [*job.input.base, *scripts])
-    folders = {name: str(Path(job.input[name]).with_suffix("")) for name in counts}
+    folders = {name: str(Path(state).parent) for name, state in zip(counts, job.input.states, strict=True)}
     store = Path(job.params.store) / name
     store.mkdir(parents=True, exist_ok=True)
     outputs = {name: job.output[name] for name in ("config", "history", "summary")}

@@ -106,14 +106,14 @@ def curves(history: History, words: str) -> str:
         f"<title>{escape('Loss and learning rate against step')}</title>",
         f"<desc>{escape(words)}</desc>",
         f"<style>{STYLE}</style>",
-        _tag("rect", cls="paper", width=WIDTH, height=HEIGHT),
+        svg_tag("rect", cls="paper", width=WIDTH, height=HEIGHT),
         *_loss(history, across, steps),
         *_rate(history, across, steps),
         *(
-            _text(across(step), RATE_BOTTOM + 22, f"{step:,.0f}", anchor="middle", cls="second" if i % 2 else None)
+            svg_text(across(step), RATE_BOTTOM + 22, f"{step:,.0f}", anchor="middle", cls="second" if i % 2 else None)
             for i, step in enumerate(steps)
         ),
-        _text((LEFT + RIGHT) / 2, HEIGHT - 6, _step_label(history), anchor="middle"),
+        svg_text((LEFT + RIGHT) / 2, HEIGHT - 6, _step_label(history), anchor="middle"),
     ]
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="curves" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
@@ -133,7 +133,7 @@ def _loss(history: History, across: Scale, steps: list[float]) -> list[str]:
         parts.append(_path(training, across, up, "train"))
     if history.validation:
         parts.append(_path(history.validation, across, up, "valid"))
-    parts += [_tag("circle", cls="dot", cx=across(x), cy=up(y), r=3) for x, y in history.validation]
+    parts += [svg_tag("circle", cls="dot", cx=across(x), cy=up(y), r=3) for x, y in history.validation]
     if history.best:
         parts += _best(history.best, across, up)
     return parts
@@ -146,7 +146,7 @@ def _rate(history: History, across: Scale, steps: list[float]) -> list[str]:
     top = max(value for _, value in rates) or 1.0
     up = Scale(0, top, RATE_BOTTOM, RATE_TOP)
     parts = _frame(up, [0, top], across, steps, scientific)
-    parts.append(_text(LEFT, RATE_TOP - 10, "learning rate", cls="name"))
+    parts.append(svg_text(LEFT, RATE_TOP - 10, "learning rate", cls="name"))
     parts.append(_path(rates, across, up, "rate"))
     return parts
 
@@ -162,11 +162,11 @@ def _frame(
     parts = []
     for i, mark in enumerate(marks):
         y = up(mark)
-        parts.append(_tag("line", cls="rule", x1=LEFT, y1=y, x2=RIGHT, y2=y))
+        parts.append(svg_tag("line", cls="rule", x1=LEFT, y1=y, x2=RIGHT, y2=y))
         parts.append(
-            _text(LEFT - 10, y + 4, label(mark), anchor="end", cls="second" if i % 2 and len(marks) > 4 else None)
+            svg_text(LEFT - 10, y + 4, label(mark), anchor="end", cls="second" if i % 2 and len(marks) > 4 else None)
         )
-    parts += [_tag("line", cls="rule", x1=across(s), y1=up.start, x2=across(s), y2=up.start + 5) for s in steps]
+    parts += [svg_tag("line", cls="rule", x1=across(s), y1=up.start, x2=across(s), y2=up.start + 5) for s in steps]
     return parts
 
 
@@ -177,8 +177,8 @@ def _legend(history: History) -> list[str]:
         ("validation loss", "valid", history.validation),
     ):
         if there:
-            parts.append(_tag("line", cls=f"line {kind}", x1=x, y1=20, x2=x + 24, y2=20))
-            parts.append(_text(x + 32, 25, name, cls="name"))
+            parts.append(svg_tag("line", cls=f"line {kind}", x1=x, y1=20, x2=x + 24, y2=20))
+            parts.append(svg_text(x + 32, 25, name, cls="name"))
             x += 170
     return parts
 
@@ -187,9 +187,9 @@ def _best(best: Point, across: Scale, up: Scale) -> list[str]:
     x, y = across(best[0]), up(best[1])
     anchor, shift = ("end", -10) if x > (LEFT + RIGHT) / 2 else ("start", 10)
     return [
-        _tag("line", cls="best", x1=x, y1=LOSS_TOP, x2=x, y2=LOSS_BOTTOM),
-        _tag("circle", cls="ring", cx=x, cy=y, r=5.5),
-        _text(x + shift, LOSS_TOP + 18, f"best {best[1]:.3f} at step {best[0]:,}", anchor=anchor, cls="name"),
+        svg_tag("line", cls="best", x1=x, y1=LOSS_TOP, x2=x, y2=LOSS_BOTTOM),
+        svg_tag("circle", cls="ring", cx=x, cy=y, r=5.5),
+        svg_text(x + shift, LOSS_TOP + 18, f"best {best[1]:.3f} at step {best[0]:,}", anchor=anchor, cls="name"),
     ]
 
 
@@ -206,15 +206,16 @@ def _plain(marks: Sequence[float]) -> Callable[[float], str]:
 
 def _path(points: Sequence[tuple[float, float]], across: Scale, up: Scale, kind: str) -> str:
     spots = " L".join(f"{across(x):.1f} {up(y):.1f}" for x, y in points)
-    return _tag("path", cls=f"line {kind}", d=f"M{spots}")
+    return svg_tag("path", cls=f"line {kind}", d=f"M{spots}")
 
 
-def _tag(name: str, cls: str, **attributes: float | str) -> str:
+def svg_tag(name: str, cls: str, **attributes: float | str) -> str:
     """An empty element; coordinates keep one decimal, so that the bytes do not hang on the last bit of a float."""
     values = {key: f"{value:.1f}" if isinstance(value, float) else str(value) for key, value in attributes.items()}
     return f'<{name} class="{cls}" ' + " ".join(f"{key}={quoteattr(value)}" for key, value in values.items()) + "/>"
 
 
-def _text(x: float, y: float, words: str, anchor: str = "start", cls: str | None = None) -> str:
+def svg_text(x: float, y: float, words: str, anchor: str = "start", cls: str | None = None) -> str:
+    """A line of text, escaped."""
     kind = f' class="{cls}"' if cls else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}>{escape(words)}</text>'

@@ -8,29 +8,34 @@ from __future__ import annotations
 
 import ast
 import glob
-import importlib.util
+import itertools
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from snaketune.config import ConfigError
-from snaketune.sources import format_of
+from snaketune.shards import RawFile, shards
 
 Settings = dict[str, Any]
-RawFile = dict[str, str]  # path, name in the tables, format
 
 SPLITS = ("train", "validation", "test")
 SIDES = ("base", "tuned")
+DATA_SECTIONS = ("clean", "dedup", "decontaminate", "split", "leaks", "augment", "annotate", "tokenize")
 
-# Which stages a stage reads. `base` is added below for the models that are trained from scratch.
+# Which stages a stage reads; `reads` has what depends on the settings.
 READS: dict[str, tuple[str, ...]] = {
     "ingest": (),
     "clean": ("ingest",),
-    "dedup": ("clean",),
-    "split": ("dedup",),
+    "sign": ("clean",),
+    "dedup": ("sign",),
+    "decontaminate": ("clean",),
+    "split": ("dedup", "decontaminate"),
+    "augment": ("split",),
+    "leaks": ("augment",),
     "base": (),
-    "tokens": ("split", "base"),
+    "tokens": ("augment", "base"),
     "ledger": ("tokens",),
+    "data": ("ledger", "leaks"),
     "train": ("tokens", "base"),
     "curves": ("train",),
     "likelihood_base": ("tokens", "base"),
@@ -39,7 +44,7 @@ READS: dict[str, tuple[str, ...]] = {
     "generate_tuned": ("tokens", "train"),
     "score_base": ("likelihood_base", "generate_base"),
     "score_tuned": ("likelihood_tuned", "generate_tuned"),
-    "metrics": ("score_base", "score_tuned"),
+    "metrics": ("score_base", "score_tuned", "leaks"),
     "manifest": ("train",),
     "report": ("metrics", "ledger", "curves", "manifest"),
     "card": ("metrics",),
@@ -48,12 +53,24 @@ READS: dict[str, tuple[str, ...]] = {
 # What each stage leaves in results/<run>/; all of it is asked for, so that a missing middle file is always made.
 STAGE_FILES: dict[str, tuple[str, ...]] = {
     "ingest": ("ingest/rows-{shard}.parquet", "ingest/quarantine-{shard}.parquet"),
-    "clean": ("clean/rows-{shard}.parquet", "clean/dropped-{shard}.parquet"),
-    "dedup": tuple(f"dedup/{name}.parquet" for name in ("rows-00000", "clusters", "evidence", "dropped")),
-    "split": tuple(f"split/{split}.parquet" for split in SPLITS),
+    "clean": (
+        *(f"clean/{name}-{{shard}}.parquet" for name in ("rows", "dropped", "findings")),
+        "clean/effects-{shard}.json",
+    ),
+    "sign": ("dedup/signatures-{shard}.parquet",),
+    "dedup": tuple(f"dedup/{name}.parquet" for name in ("clusters", "evidence", "dropped")),
+    "decontaminate": ("decontaminate/hits-{shard}.parquet",),
+    "split": tuple(f"split/{name}.parquet" for name in (*SPLITS, "dropped")),
+    "augment": ("augment/train.parquet",),
+    "leaks": ("split/leaks.json", "split/leaks.parquet"),
     "base": ("base/config.json", "base/model.safetensors"),
-    "tokens": tuple(f"tokens/{split}{end}" for split in SPLITS for end in ("", ".json", ".notes.parquet")),
+    "tokens": tuple(
+        f"tokens/{split}{end}"
+        for split in SPLITS
+        for end in ("/data-{part}.arrow", "/state.json", "/dataset_info.json", ".json", ".notes.parquet")
+    ),
     "ledger": ("ledger.parquet", "ingest/quarantine.parquet"),
+    "data": ("data.html",),
     "train": ("model/config.json", "model/model.safetensors", "train/history.jsonl", "train/summary.json"),
     "curves": ("train/curves.svg",),
     **{f"{stage}_{side}": (f"{stage}/{side}.parquet",) for stage in ("likelihood", "generate") for side in SIDES},
@@ -70,18 +87,25 @@ def settings_of(settings: Settings, stage: str) -> Settings:
     model, seed = settings["model"], {"seed": settings["seed"]}
     remote = {"trust_remote_code": model["trust_remote_code"]}
     score = {"score": settings["score"], "compare": settings["compare"], "run": settings["run"]}
+    near = _pick(settings["leaks"], "similarity") | _pick(settings["dedup"], "shingle_words")
     parts: dict[str, Settings] = {
         "ingest": {key: value for key, value in settings["source"].items() if key != "shard_mb"},
-        "clean": settings["clean"],
+        "clean": settings["clean"] | {"annotations": settings["annotate"]["files"]},
+        "sign": _pick(settings["dedup"], "shingle_words", "bands", "rows_per_band"),
         "dedup": settings["dedup"],
-        "split": settings["split"] | seed,
+        "decontaminate": settings["decontaminate"],
+        "split": settings["split"] | seed | {"contaminated": settings["decontaminate"]["action"]},
+        "augment": {"methods": settings["augment"]} | seed | near,
+        "leaks": settings["leaks"] | near,
+        "annotate": settings["annotate"] | seed,
         "base": model["from_scratch"] | seed if model["from_scratch"] else _pick(model, "base", "revision") | remote,
         "tokens": settings["tokenize"] | remote,
         "train": settings["train"] | seed | remote | _pick(model, "save_dtype"),
-        "likelihood": remote,
+        "likelihood": remote | _pick(settings["tokenize"], "special_tokens"),
         "generate": settings["generate"] | seed | remote,
         "score": settings["score"],
         "metrics": score | seed,
+        "data": _pick(settings, "run", "source", *DATA_SECTIONS) | seed,
         "report": settings,
         "card": settings,
         "manifest": settings,
@@ -98,6 +122,16 @@ def reads(settings: Settings, stage: str) -> tuple[str, ...]:
     if stage == "base" and settings["model"]["from_scratch"]:
         return ("split",)
     return READS[stage]
+
+
+def happens(settings: Settings, stage: str) -> bool:
+    """Whether a stage has files of its own in this run; the optional ones are off by default."""
+    optional = {
+        "base": settings["model"]["from_scratch"] is not None,
+        "decontaminate": bool(settings["decontaminate"]["files"]),
+        "augment": bool(settings["augment"]),
+    }
+    return optional.get(stage, True)
 
 
 class Dag:
@@ -138,12 +172,24 @@ class Dag:
         wanted = ["results/leaderboard.csv", "results/leaderboard.html"]
         for name in self.names:
             for stage, paths in STAGE_FILES.items():
-                made = stage != "base" or self.settings[name]["model"]["from_scratch"]
-                if made and self.owns(name, stage):
+                if happens(self.settings[name], stage) and self.owns(name, stage):
                     wanted += [
-                        f"results/{name}/{path}".format(shard=shard) for path in paths for shard in self.raw(name)
+                        f"results/{name}/{path}".format(shard=shard, part=part)
+                        for path in paths
+                        for shard in (self.raw(name) if "{shard}" in path else [""])
+                        for part in (self.parts(name) if "{part}" in path else [""])
                     ]
         return list(dict.fromkeys(wanted))
+
+    def parts(self, name: str) -> list[str]:
+        """The numbers of the Arrow files of a split of a run."""
+        return [f"{number:05d}" for number in range(self.settings[name]["tokenize"]["shards"])]
+
+    def train_rows(self, name: str) -> str:
+        """The table that a run learns from: the train split, or what augmentation made of it."""
+        if happens(self.settings[name], "augment"):
+            return f"results/{self.owner(name, 'augment')}/augment/train.parquet"
+        return f"results/{self.owner(name, 'split')}/split/train.parquet"
 
     def base(self, name: str) -> tuple[str, list[str]]:
         """The folder of a run's base model, and the files that stand for its content."""
@@ -181,53 +227,35 @@ def local_files(folder: Path, model: Settings) -> list[str]:
     return [str(path) for path in files]
 
 
-def shards(source: Settings) -> list[list[RawFile]]:
-    """Deal the raw files, in the order of their names, to shards of about `shard_mb`.
-
-    Raises ConfigError where a glob finds nothing or a format cannot be told.
-    """
-    if source["hub"]:
-        slug = "--".join(filter(None, [source["hub"].replace("/", "--"), source["hub_config"], source["hub_split"]]))
-        path = f"resources/hub/datasets--{slug}/{source['revision']}.parquet"
-        return [[{"path": path, "name": f"{source['hub']}@{source['revision']}", "format": "parquet"}]]
-    root, prefix = _root(source["package"])
-    dealt: list[list[RawFile]] = []
-    room = 0
-    for path in _found(source["files"], root, source["package"]):
-        relative = path.relative_to(root).as_posix() if root else path.as_posix()
-        kind = source["format"] if source["format"] != "auto" else format_of(path.name)
-        if kind is None:
-            raise ConfigError(
-                f"- `source.files`: the format of `{path}` cannot be told by its name; set `source.format`."
-            )
-        size = path.stat().st_size
-        if not dealt or size > room:
-            dealt.append([])
-            room = source["shard_mb"] * 1_000_000
-        dealt[-1].append({"path": str(path), "name": prefix + relative, "format": kind})
-        room -= size
-    return dealt
-
-
-def _root(package: str | None) -> tuple[Path | None, str]:
-    if not package:
-        return None, ""
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        raise ConfigError(f"- `source.package` is `{package}`, which is not installed here: `pip install {package}`.")
-    return Path(found.submodule_search_locations[0]), f"{package}:"
+def files_of(settings: Settings, stage: str, root: Path) -> dict[str, list[str]]:
+    """The files beside the rows that a stage's settings name, by their use. Raises ConfigError where one is missing."""
+    clean = settings["clean"]
+    wanted: dict[str, dict[str, list[str]]] = {
+        "clean": {
+            "toxicity": _list_of(clean["toxicity"], root / "resources/words/toxicity.txt"),
+            "identity_terms": _list_of(clean["identity_terms"], root / "resources/words/identity_terms.txt"),
+            "dictionary": list(filter(None, [clean["spelling"]["dictionary"]])) if clean["spelling"]["enabled"] else [],
+            "annotations": settings["annotate"]["files"],
+        },
+        "decontaminate": {"tests": settings["decontaminate"]["files"]},
+        "augment": {
+            key: [way[key] for way in settings["augment"] if way[key]] for key in ("lexicon", "model", "back_model")
+        },
+    }
+    where = {"dictionary": "clean.spelling.dictionary", "annotations": "annotate.files", "tests": "decontaminate.files"}
+    found = {}
+    for use, patterns in wanted[stage].items():
+        hits = {pattern: sorted(glob.glob(pattern, recursive=True)) for pattern in patterns}
+        for pattern, paths in hits.items():
+            if not paths:
+                key = where.get(use, f"{stage}.{use}")
+                raise ConfigError(f"- `{key}`: `{pattern}` finds no file from {Path.cwd().name}/.")
+        found[use] = list(dict.fromkeys(itertools.chain.from_iterable(hits.values())))
+    return found
 
 
-def _found(patterns: list[str], root: Path | None, package: str | None) -> list[Path]:
-    paths: set[Path] = set()
-    for pattern in patterns:
-        hits = [Path(root or "", hit) for hit in glob.glob(pattern, root_dir=root, recursive=True)]
-        hits = [hit for hit in hits if hit.is_file()]
-        if not hits:
-            where = f"in the package `{package}`" if package else f"from {Path.cwd().name}/"
-            raise ConfigError(f"- `source.files`: `{pattern}` finds no file {where}.")
-        paths.update(hits)
-    return sorted(paths)
+def _list_of(terms: Settings, shipped: Path) -> list[str]:
+    return [] if terms["action"] == "off" else [terms["words"] or glob.escape(str(shipped))]
 
 
 @lru_cache
@@ -236,22 +264,22 @@ def code_of(script: Path) -> tuple[Path, ...]:
     found = {script}
     waiting = [script]
     while waiting:
-        tree = ast.parse(waiting.pop().read_text(encoding="utf-8"))
-        for module in _imports(tree):
+        for module in _imports(waiting.pop()):
             path = script.parent / f"{module.replace('.', '/')}.py"
-            if path.exists() and path not in found:
+            if path not in found and path.exists():
                 found.add(path)
                 waiting.append(path)
     return tuple(sorted(found))
 
 
-def _imports(tree: ast.AST) -> set[str]:
+@lru_cache
+def _imports(path: Path) -> frozenset[str]:
     """The modules that a file names in its imports, with `from package import module` counted as both readings."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+    return frozenset(names)

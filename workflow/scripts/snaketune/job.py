@@ -12,6 +12,7 @@ tell a user to mend is raised as a StageError: that sentence is shown, the trace
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 import traceback
@@ -71,5 +72,12 @@ def run(stage: Callable[[Any], str], job: Any) -> None:
         sys.stderr.flush()
         say(f"{label} failed: {type(error).__name__}: {error}\n  log: {log}")
         sys.exit(1)
-    print(summary, flush=True)
+    print(f"{summary}\n{_cost()}", flush=True)
     say(f"{label} {summary}  [{time.perf_counter() - started:.1f} s]")
+
+
+def _cost() -> str:
+    """What the whole process took so far, by the operating system's own account; a line for the log."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # bytes on macOS, KiB elsewhere
+    return f"processor time {used.ru_utime + used.ru_stime:.2f} s, peak memory {peak / 1e6:.0f} MB"

@@ -67,6 +67,12 @@ def short(value: float | None) -> str:
     return number(round(value, digits), min(digits, 4))
 
 
+def trimmed(value: float | None) -> str:
+    """A number as short as it can be told: a whole one without decimals, any other with three significant digits."""
+    whole = value is not None and math.isfinite(value) and value == int(value)
+    return number(value, 0) if whole else short(value)
+
+
 def measured(value: float | None, metric: str, sign: bool = False) -> str:
     """A value of a metric with the decimals that suit it."""
     return number(value, METRICS.get(metric, ("", 3, ""))[1], sign)
@@ -180,6 +186,7 @@ def render(template: str | Path, **values: Any) -> str:
         label,
         number,
         short,
+        trimmed,
         measured,
         interval,
         p_value,

@@ -1,176 +1,23 @@
 """The configuration's schema: one typed model per section, the only source of defaults, checks and documentation.
 
-Everything that a user can set is declared here once. `config/README.md` and the JSON schema for editors are generated
-from these models (`make docs`), and a test fails when they drift. snaketune.config holds a user's file against them.
+Everything that a user can set is declared once, here and in the schema_*.py beside it. `config/README.md` and the JSON
+schema for editors are generated from these models (`make docs`), and a test fails when they drift. snaketune.config
+holds a user's file against them.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, model_validator
+
+from snaketune.schema_clean import Clean
+from snaketune.schema_data import Annotate, Augmentation, Decontaminate, Dedup, Leaks, Split, Tokenize
+from snaketune.schema_source import Source
+from snaketune.sections import Section
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 Metric = Literal["bleu", "chrf", "rouge", "exact_match"]  # the folders of workflow/metrics/
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=False, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads `yes` and `on` as true, which pydantic would take for 1."""
-        kind = cls.model_fields[info.field_name].annotation if info.field_name else None
-        if isinstance(value, bool) and kind is not bool:
-            raise ValueError(f"`{str(value).lower()}` is given, which is neither a number nor a text")
-        return value
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Strings = Annotated[list[str], BeforeValidator(_as_list)]
-
-
-class Columns(Section):
-    """Which columns of the raw data hold what; a column that is left out is looked for under its own name."""
-
-    text: str = Field("text", description="Plain text to continue; used when there is no `completion`.")
-    prompt: str = Field("prompt", description="What the model is given.")
-    completion: str = Field("completion", description="What the model must answer.")
-    group: str | None = Field(
-        None, description="Rows of one group never straddle two splits (author, document, customer)."
-    )
-    label: str | None = Field(None, description="A class or kind of the row, used to slice the results.")
-
-
-class Template(Section):
-    """Jinja templates (sandboxed) over a raw row; each template makes one row of it."""
-
-    completion: str = Field(..., description="The text to be learnt.")
-    prompt: str | None = Field(None, description="What comes before it; leave out for plain text.")
-    group: str | None = Field(None, description="Rows of one group never straddle two splits.")
-    label: str | None = Field(None, description="A class or kind of the row.")
-
-
-class Source(Section):
-    """Where the raw rows come from: files, the files of an installed package, or a data set of the Hub."""
-
-    files: Strings = Field(
-        [],
-        description="Globs of raw files: .csv .tsv .json .jsonl .parquet .txt .md, each also as .gz or .zst.",
-        examples=[["data/*.csv"]],
-    )
-    package: str | None = Field(
-        None, description="An installed Python package; `files` are then relative to it.", examples=["aclsum"]
-    )
-    hub: str | None = Field(
-        None, description="A data set of the Hugging Face Hub, read once.", examples=["Salesforce/wikitext"]
-    )
-    hub_config: str | None = Field(None, description="The name of the Hub data set's configuration.")
-    hub_split: str = Field("train", description="The split of the Hub data set to read; our own split follows later.")
-    revision: str | None = Field(
-        None, description="The commit of the Hub data set; required with `hub`, so that a rerun reads the same rows."
-    )
-    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "text"] = Field(
-        "auto", description="The format of the files; `auto` goes by the file's name."
-    )
-    text_unit: Literal["file", "paragraph", "line"] = Field("file", description="What one row of a text file is.")
-    columns: Columns = Field(default_factory=Columns, description="Which columns hold what.")
-    templates: list[Template] = Field([], description="Templates that make rows of a raw row, instead of `columns`.")
-    keep: Strings = Field([], description="Further columns to carry along with each row, as JSON in `meta`.")
-    on_bad_row: Literal["quarantine", "fail"] = Field(
-        "quarantine", description="Set a bad row aside with file, line and reason, or stop at the first."
-    )
-    shard_mb: int = Field(256, ge=1, description="Raw megabytes (MB) that one job of ingest and clean takes.")
-
-    @model_validator(mode="after")
-    def one_origin(self) -> Source:
-        if self.hub and (self.files or self.package):
-            raise ValueError("`hub` stands alone: remove `files` and `package`, or remove `hub`")
-        if not self.hub and not self.files:
-            raise ValueError("name the raw data: `files`, `package` with `files`, or `hub` with `revision`")
-        if self.hub and not self.revision:
-            raise ValueError("`hub` needs `revision`, a commit hash, so that a rerun reads the same rows")
-        if self.revision and not self.hub:
-            raise ValueError("`revision` belongs to `hub`, which is not set")
-        if self.templates and self.columns != Columns():
-            raise ValueError("`templates` and `columns` are two ways to say the same: keep one")
-        return self
-
-
-class Clean(Section):
-    """What is mended in a text, and which texts are dropped."""
-
-    html: bool = Field(True, description="Turn HTML mark-up and entities into text.")
-    encoding: bool = Field(True, description="Mend mojibake (ftfy), where a quick test sees signs of it.")
-    unicode: Literal["NFC", "NFKC", "none"] = Field("NFC", description="Unicode normalisation form.")
-    control_characters: bool = Field(True, description="Remove control and zero-width characters.")
-    whitespace: bool = Field(
-        True, description="Collapse runs of spaces and of blank lines; strip the ends of lines and of the text."
-    )
-    min_chars: int = Field(1, ge=1, description="Shortest completion (characters) that is kept.")
-    max_chars: int = Field(1_000_000, ge=1, description="Longest row (characters, prompt and completion).")
-
-    @model_validator(mode="after")
-    def ordered(self) -> Clean:
-        if self.min_chars > self.max_chars:
-            raise ValueError("`min_chars` is larger than `max_chars`: every row would be dropped")
-        return self
-
-
-class Dedup(Section):
-    """Which rows count as the same. Both the prompt and the completion must be alike for a row to be removed."""
-
-    exact: bool = Field(True, description="Remove rows equal after case folding and white space.")
-    near: bool = Field(True, description="Remove near-duplicates (MinHash LSH, verified by exact Jaccard).")
-    threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of word shingles from which rows match.")
-    shingle_words: int = Field(5, ge=1, le=20, description="Words in a shingle; a shorter text is one shingle.")
-    bands: int = Field(14, ge=1, le=256, description="LSH bands.")
-    rows_per_band: int = Field(8, ge=1, le=64, description="MinHash values in a band.")
-
-
-class Split(Section):
-    """Shares of the rows. Whole clusters of like rows, and whole groups, are dealt; never single rows."""
-
-    train: float = Field(0.8, gt=0, lt=1, description="Share to learn from.")
-    validation: float = Field(0.1, gt=0, lt=1, description="Share that chooses the checkpoint.")
-    test: float = Field(0.1, gt=0, lt=1, description="Share that is scored, once.")
-
-    @model_validator(mode="after")
-    def whole(self) -> Split:
-        total = self.train + self.validation + self.test
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"`train` + `validation` + `test` is {total:g}, and must be 1")
-        return self
-
-
-class Tokenize(Section):
-    """How rows become token ids, with the base model's own tokenizer."""
-
-    max_length: int | None = Field(
-        None, ge=8, description="Longest row in tokens; empty: the positions of the model, at most 1024."
-    )
-    separator: str = Field("\n", description="Put between prompt and completion; belongs to the prompt.")
-    append_eos: bool = Field(True, description="End each row with the end-of-text token, so that the model stops.")
-    overlong_text: Literal["chunk", "truncate", "drop"] = Field(
-        "chunk", description="Plain text longer than `max_length`: cut into rows, keep the head, or drop."
-    )
-    overlong_pairs: Literal["truncate", "drop"] = Field(
-        "truncate", description="A longer prompt/completion pair: cut the prompt's head, or drop the row."
-    )
 
 
 class FromScratch(Section):
@@ -302,7 +149,11 @@ class Config(Section):
     source: Source = Field(..., description=Source.__doc__)
     clean: Clean = Field(default_factory=Clean, description=Clean.__doc__)
     dedup: Dedup = Field(default_factory=Dedup, description=Dedup.__doc__)
+    decontaminate: Decontaminate = Field(default_factory=Decontaminate, description=Decontaminate.__doc__)
     split: Split = Field(default_factory=Split, description=Split.__doc__)
+    leaks: Leaks = Field(default_factory=Leaks, description=Leaks.__doc__)
+    augment: list[Augmentation] = Field([], description="Further train rows made of the train rows; none by default.")
+    annotate: Annotate = Field(default_factory=Annotate, description=Annotate.__doc__)
     tokenize: Tokenize = Field(default_factory=Tokenize, description=Tokenize.__doc__)
     model: Model = Field(..., description=Model.__doc__)
     train: Train = Field(default_factory=Train, description=Train.__doc__)

@@ -1,22 +1,23 @@
 """Raw files to raw rows, one reader a format, each good row kept whatever stands around it.
 
 A reader yields `Raw` (the line on which the row starts, 1-based, and its fields) or `Bad` (the line, the reason and
-the beginning of what stood there). Nothing is skipped: what cannot be read is a `Bad`. Compressed files (.gz, .zst,
-.bz2) are opened by Arrow as streams, so that a row is never held twice; it is imported where it is used, because the
-Snakefile asks `format_of` in every call.
+the beginning of what stood there). Nothing is skipped: what cannot be read is a `Bad`. The readers stand in modules of
+their own, which are imported where they are used, because the Snakefile asks `format_of` in every call.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import zipfile
+
+    from snaketune.pieces import Place
 
 HEAD_CHARS = 200
-PIECE = 1 << 20
 FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -26,26 +27,32 @@ FORMATS = {
     ".parquet": "parquet",
     ".txt": "text",
     ".text": "text",
-    ".md": "text",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".arrow": "arrow",
+    ".zip": "zip",
 }
 COMPRESSED = (".gz", ".zst", ".bz2")
 
 
-@dataclass(frozen=True)
-class Raw:
+class Raw(NamedTuple):
     """A raw row: where it starts, and its fields."""
 
     line: int
     fields: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Bad:
+class Bad(NamedTuple):
     """What could not be read as a row: where, why, and how it begins."""
 
     line: int
     reason: str
     head: str
+
+
+Items = Iterator[Raw | Bad]
 
 
 def format_of(name: str) -> str | None:
@@ -55,238 +62,105 @@ def format_of(name: str) -> str | None:
     return FORMATS.get(suffixes[-1].lower()) if suffixes else None
 
 
-def read(path: str | Path, name: str, kind: str, text_unit: str = "file") -> Iterator[Raw | Bad]:
-    """Read the rows of one file; `kind` is a value of FORMATS, `name` is what the file is called in messages."""
-    if kind == "text":
-        return _text(path, name, text_unit)
-    readers: dict[str, Callable[[str | Path], Iterator[Raw | Bad]]] = {
-        "csv": lambda p: _delimited(p, ","),
-        "tsv": lambda p: _delimited(p, "\t"),
-        "json": _json,
-        "jsonl": _jsonl,
-        "parquet": _parquet,
-    }
-    return readers[kind](path)
+def read(path: str | Path, name: str, kind: str, text_unit: str = "file", max_line_mb: int = 64) -> Items:
+    """The rows of one whole file; `kind` is a value of FORMATS, `name` is what the file is called in messages.
 
-
-def _pieces(path: str | Path) -> Iterator[bytes]:
-    """The bytes of a file, decompressed. Where compressed data breaks off, whatever stands before comes first."""
-    import pyarrow as pa
-
-    done = 0
-    with pa.input_stream(str(path), compression="detect") as stream:
-        try:
-            while piece := stream.read(PIECE):
-                done += len(piece)
-                yield piece
-            return
-        except (OSError, pa.ArrowException):
-            pass  # Arrow drops the whole piece in which the data breaks off: it is read once more, byte by byte
-    tail = bytearray()
-    with pa.input_stream(str(path), compression="detect") as stream:
-        while done:
-            done -= len(stream.read(min(done, PIECE)))
-        try:
-            while byte := stream.read(1):
-                tail += byte
-        except (OSError, pa.ArrowException):
-            yield bytes(tail)
-            raise
-
-
-def _lines(path: str | Path) -> Iterator[bytes | Bad]:
-    """The lines of a file, with their ends; a Bad where compressed data breaks off. A byte order mark is removed."""
-    number, rest = 0, b""
-    try:
-        for piece in _pieces(path):
-            *whole, rest = (rest + piece).split(b"\n")
-            for line in whole:
-                number += 1
-                yield (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line) + b"\n"
-    except OSError as error:  # Arrow's own errors of reading are OSErrors too
-        reason = f"the file cannot be read any further: {str(error).splitlines()[0]}"
-        yield Bad(number + 1, reason, rest[: 4 * HEAD_CHARS].decode("utf-8", "replace")[:HEAD_CHARS])
-        return
-    if rest:
-        yield rest.removeprefix(b"\xef\xbb\xbf") if number == 0 else rest
-
-
-def _undecodable(line: bytes, number: int, error: UnicodeDecodeError) -> Bad:
-    head = line[: 4 * HEAD_CHARS].decode("utf-8", "replace")[:HEAD_CHARS].rstrip("\n")
-    return Bad(number, f"invalid UTF-8 at byte {error.start + 1} of the line", head)
-
-
-def _jsonl(path: str | Path) -> Iterator[Raw | Bad]:
-    for number, line in enumerate(_lines(path), start=1):
-        if isinstance(line, Bad):
-            yield line
-            return
-        if not line.strip():
-            continue
-        head = line[: 4 * HEAD_CHARS].decode("utf-8", "replace")[:HEAD_CHARS].strip()
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            yield _undecodable(line, number, error)
-        except (ValueError, RecursionError) as error:  # a ValueError too: a number of thousands of digits
-            yield Bad(number, f"broken JSON: {error}", head)
-        else:
-            yield _object(value, number, head)
-
-
-def _object(value: Any, line: int, head: str) -> Raw | Bad:
-    if isinstance(value, dict):
-        return Raw(line, value)
-    return Bad(line, f"a JSON object was expected, found {type(value).__name__}", head)
-
-
-def _json(path: str | Path) -> Iterator[Raw | Bad]:
-    """A JSON file that is one array of objects; `line` counts its items."""
-    pieces = list(_lines(path))
-    if pieces and isinstance(pieces[-1], Bad):
-        yield pieces[-1]
-        return
-    data = b"".join(piece for piece in pieces if isinstance(piece, bytes))
-    head = data[: 4 * HEAD_CHARS].decode("utf-8", "replace")[:HEAD_CHARS]
-    try:
-        values = json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        yield _undecodable(data, 1, error)
-        return
-    except json.JSONDecodeError as error:
-        yield Bad(error.lineno, f"broken JSON: {error.msg}", head)
-        return
-    except (ValueError, RecursionError) as error:
-        yield Bad(1, f"broken JSON: {error}", head)
-        return
-    for number, value in enumerate(values if isinstance(values, list) else [values], start=1):
-        yield _object(value, number, "" if isinstance(value, (list, dict)) else str(value)[:HEAD_CHARS])
-
-
-class _Decoded:
-    """The lines of a delimited file as text: its faults by line, the last line, and whether the end was reached."""
-
-    def __init__(self, path: str | Path) -> None:
-        self._lines = enumerate(_lines(path), start=1)
-        self.faults: dict[int, Bad] = {}
-        self.last = ""
-        self.ended = False
-
-    def __iter__(self) -> Iterator[str]:
-        for number, line in self._lines:
-            if isinstance(line, Bad):
-                self.faults[number] = line
-                break
-            try:
-                self.last = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                self.faults[number] = _undecodable(line, number, error)
-                self.last = line.decode("utf-8", "replace")
-            yield self.last
-        self.ended = True
-
-
-def _records(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str]] | Bad]:
-    """The records of a delimited file, each with the line on which it starts; blank lines are none."""
-    csv.field_size_limit(2**31 - 1)
-    text = _Decoded(path)
-    reader = csv.reader(text, delimiter=delimiter)
-    while True:
-        first = reader.line_num + 1
-        try:
-            values = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            yield Bad(first, f"broken {delimiter!r}-separated line: {error}", text.last[:HEAD_CHARS].strip())
-            continue
-        broken = [text.faults.pop(number) for number in range(first, reader.line_num + 1) if number in text.faults]
-        if broken:
-            yield broken[0]
-        elif text.ended:  # the reader asks for a line beyond the last only inside of quotes
-            yield Bad(first, "a quoted field is opened here and never closed", delimiter.join(values)[:HEAD_CHARS])
-        elif values:
-            yield first, values
-    yield from text.faults.values()
-
-
-def _delimited(path: str | Path, delimiter: str) -> Iterator[Raw | Bad]:
-    """CSV or TSV with a header line; quoted fields may span lines. Without a sound header no row can be read."""
-    header: list[str] | None = None
-    for record in _records(path, delimiter):
-        if isinstance(record, Bad):
-            yield (
-                record
-                if header
-                else Bad(record.line, f"no row is read, for want of a header: {record.reason}", record.head)
-            )
-            if header is None:
-                return
-            continue
-        line, values = record
-        if header is None:
-            header = values
-            if twice := [name for name in header if header.count(name) > 1]:
-                yield Bad(
-                    line, f"no row is read: the header names `{twice[0]}` twice", delimiter.join(header)[:HEAD_CHARS]
-                )
-                return
-        elif len(values) == len(header):
-            yield Raw(line, dict(zip(header, values, strict=True)))
-        else:
-            reason = f"{len(values)} columns, where the header has {len(header)}"
-            yield Bad(line, reason, delimiter.join(values)[:HEAD_CHARS])
-
-
-def _parquet(path: str | Path) -> Iterator[Raw | Bad]:
-    """A Parquet file; `line` counts its rows. It is read from its end, so a compressed one is unpacked in memory."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        packed = Path(path).suffix in COMPRESSED
-        with pq.ParquetFile(pa.BufferReader(b"".join(_pieces(path))) if packed else path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield Raw(number, fields)
-    except (OSError, pa.ArrowException) as error:
-        yield Bad(number + 1, f"the file cannot be read any further: {str(error).splitlines()[0]}", "")
-
-
-def _text(path: str | Path, name: str, unit: str) -> Iterator[Raw | Bad]:
-    """Plain text: the file, each paragraph (blank lines between), or each line is a row with the field `text`.
-
-    A unit with a fault in it is bad as a whole: a text with a hole is not the text.
+    Of a zip archive the rows of all its members, one member after another.
     """
-    about = {"file": name, "stem": Path(name).stem}
-    start, held = 1, []
-    for number, line in enumerate(_lines(path), start=1):
-        if isinstance(line, Bad):
-            yield line
-            return
-        if unit != "file" and not line.strip():
-            if held:
-                yield _unit(start, held, about)
-            held = []
-            continue
-        start = number if not held else start
-        held.append(line)
-        if unit == "line":
-            yield _unit(start, [line.rstrip(b"\r\n")], about)
-            held = []
-    if held:
-        yield _unit(start, held, about)
+    file = {"path": str(path), "name": name, "format": kind}
+    for _, items in opened(file, {"format": "auto", "text_unit": text_unit, "max_line_mb": max_line_mb}):
+        yield from items
 
 
-def _unit(start: int, lines: list[bytes], about: dict[str, str]) -> Raw | Bad:
+def opened(file: dict[str, Any], settings: dict[str, Any], wanted: Collection[str] = ()) -> Iterator[tuple[str, Items]]:
+    """The rows of a file of shards.shards, or of its part from `start` to `end`: its name, and the rows.
+
+    An archive gives a pair for each member, whose rows must be taken before the next. `settings` is the section
+    `source`: format (of the members of an archive), text_unit, max_line_mb. Of a table with columns only the `wanted`
+    ones need be read.
+    """
+    from snaketune.pieces import Place
+
+    path, limit = file["path"], settings["max_line_mb"] * 1_000_000
+    if file["format"] == "zip":
+        yield from _members(path, file["name"], settings, wanted)
+        return
+    packed = _packed(path)
+    place = Place(partial(open, path, "rb"), path, packed, limit, file.get("start") or 0, file.get("end"))
+    yield file["name"], _reader(place, file["name"], file["format"], settings["text_unit"], wanted)
+
+
+def _packed(name: str) -> str | None:
+    suffix = PurePosixPath(name).suffix
+    return suffix if suffix in COMPRESSED else None
+
+
+def _reader(place: Place, name: str, kind: str, text_unit: str, wanted: Collection[str]) -> Items:
+    """The rows of one place. The modules are imported by need: Arrow's and csv's are not free."""
+    if kind in ("csv", "tsv"):
+        from snaketune.readers_csv import delimited
+
+        return delimited(place, "," if kind == "csv" else "\t")
+    if kind in ("parquet", "arrow"):
+        from snaketune.readers_tables import arrow, parquet
+
+        return (parquet if kind == "parquet" else arrow)(place, partial(_columns, wanted))
+    if kind == "json":
+        from snaketune.readers_json import json_items
+
+        return json_items(place)
+    from snaketune.readers_text import jsonl, text
+
+    if kind == "jsonl":
+        return jsonl(place)
+    about = {"file": name, "stem": PurePosixPath(name).stem}
+    return text(place, "file" if kind == "html" else text_unit, about)
+
+
+def _columns(wanted: Collection[str], names: list[str]) -> list[str]:
+    """Which columns of a table are read: the wanted ones, or all where none of them is there, to name them."""
+    return [name for name in names if name in wanted] or names
+
+
+def _members(path: str, name: str, settings: dict[str, Any], wanted: Collection[str]) -> Iterator[tuple[str, Items]]:
+    """The members of a zip archive in the order of their names; hidden ones are left out, as in a folder."""
+    import zipfile
+
+    from snaketune.pieces import FAULTS, Place, broken
+
     try:
-        return Raw(start, {"text": b"".join(lines).decode("utf-8"), **about})
-    except UnicodeDecodeError:
-        for number, line in enumerate(lines, start=start):  # no UTF-8 sequence holds a line feed
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return _undecodable(line, number, error)
-        raise
+        archive = zipfile.ZipFile(path)
+    except FAULTS as error:
+        yield name, iter([Bad(1, broken(error), "")])
+        return
+    with archive:
+        last = {info.filename: number for number, info in enumerate(archive.infolist())}
+        for number, info in sorted(enumerate(archive.infolist()), key=lambda pair: (pair[1].filename, pair[0])):
+            if info.is_dir() or _hidden(info.filename):
+                continue
+            called = f"{name}/{info.filename}"
+            kind = format_of(info.filename) if settings["format"] == "auto" else settings["format"]
+            reason = _unreadable(info, kind)
+            if last[info.filename] != number:
+                reason = "a later member of the archive has the same name, and takes its place"
+            if reason:
+                yield called, iter([Bad(1, reason, "")])
+                continue
+            limit = settings["max_line_mb"] * 1_000_000
+            place = Place(partial(archive.open, info), None, _packed(info.filename), limit)
+            yield called, _reader(place, called, str(kind), settings["text_unit"], wanted)
+
+
+def _hidden(member: str) -> bool:
+    parts = PurePosixPath(member).parts
+    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
+
+
+def _unreadable(info: zipfile.ZipInfo, kind: str | None) -> str | None:
+    if info.flag_bits & 1:
+        return "the member of the archive is encrypted: unpack it"
+    if kind is None:
+        return "the format of the member cannot be told by its name; set `source.format`"
+    if kind == "zip":
+        return "an archive in an archive is not read: unpack it"
+    return None
