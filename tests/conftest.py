@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 import micro
+from snaketune.kernels import forget_stale
+
+forget_stale()
 
 
 @pytest.fixture(scope="session")

@@ -68,4 +68,5 @@ if __name__ == "__main__":
             job.input[job.params.settings["split"]], job.output.tasks, job.output.labels, job.params.settings
         ),
         snakemake,
+        light=True,
     )

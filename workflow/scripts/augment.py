@@ -232,4 +232,5 @@ if __name__ == "__main__":
             job.params.settings,
         ),
         snakemake,
+        light=True,
     )

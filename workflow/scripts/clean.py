@@ -212,4 +212,5 @@ if __name__ == "__main__":
             job.params.beside,
         ),
         snakemake,
+        light=True,
     )

@@ -127,4 +127,5 @@ if __name__ == "__main__":
     run(
         lambda job: decontaminate(job.input.rows, list(job.input.tests), job.output.hits, job.params.settings),
         snakemake,
+        light=True,
     )

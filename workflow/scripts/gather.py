@@ -95,4 +95,4 @@ def _from_job(job: Any) -> str:
 
 
 if __name__ == "__main__":
-    run(_from_job, snakemake)
+    run(_from_job, snakemake, light=True)

@@ -136,4 +136,5 @@ if __name__ == "__main__":
             job.params.files, job.output.rows, job.output.quarantine, job.params.settings, alone=job.params.alone
         ),
         snakemake,
+        light=True,
     )

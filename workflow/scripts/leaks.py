@@ -154,4 +154,5 @@ if __name__ == "__main__":
             job.params.settings,
         ),
         snakemake,
+        light=True,
     )

@@ -309,4 +309,5 @@ if __name__ == "__main__":
             {name: job.output[name] for name in ("ledger", "quarantine")},
         ),
         snakemake,
+        light=True,
     )

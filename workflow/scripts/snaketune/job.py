@@ -17,8 +17,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, TextIO
+
+from snaketune.kernels import forget_stale
 
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -49,8 +52,11 @@ def interactive() -> bool:
     return _Terminal.stream.isatty()
 
 
-def run(stage: Callable[[Any], str], job: Any) -> None:
-    """Run one stage of a Snakemake job: log, progress line, and failures in words. Exits with 1 on failure."""
+def run(stage: Callable[[Any], str], job: Any, *, light: bool = False) -> None:
+    """Run one stage of a Snakemake job: log, progress line, and failures in words. Exits with 1 on failure.
+
+    light: a stage without pandas and torch, which starts and ends sooner for it.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     log = Path(job.log[0])
@@ -59,6 +65,9 @@ def run(stage: Callable[[Any], str], job: Any) -> None:
     with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    if light:
+        _arrow_without_pandas()
+    forget_stale()
     label = f"{job.wildcards.get('run', '')}  {job.rule:<12}"
     started = time.perf_counter()
     try:
@@ -74,6 +83,26 @@ def run(stage: Callable[[Any], str], job: Any) -> None:
         sys.exit(1)
     print(f"{summary}\n{_cost()}", flush=True)
     say(f"{label} {summary}  [{time.perf_counter() - started:.1f} s]")
+    if light:
+        os._exit(0)  # all is written and closed; taking the interpreter apart takes 0.3 s
+
+
+class _NoPandas(MetaPathFinder):
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("not asked for", name=fullname)
+
+
+def _arrow_without_pandas() -> None:
+    """Arrow imports pandas, at 0.4 s a job, to see whether it is given anything of it; it tries once."""
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        import pyarrow
+
+        pyarrow.array([""])
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _cost() -> str:

@@ -10,6 +10,7 @@ blocks become lines; control characters before the normal form, as they stand be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -25,6 +26,10 @@ from snaketune.text_kernels import buffers
 Mend = Callable[[pa.Array], pa.Array]
 # Takes the name of a step, the numbers [k] of the texts that it changed, and by how many characters altogether.
 Note = Callable[[str, np.ndarray, int], None]
+# ASCII that ftfy need not see: its patterns look at no more than six characters around one beyond ASCII, or around
+# SUBSTITUTE, which stands for a lost one.
+AROUND = 16
+PLAIN = re.compile(r"[\x01-\x19\x1b-\x7f]{%d,}" % (3 * AROUND))
 
 
 def mend(texts: pa.Array, settings: dict[str, Any], note: Note) -> pa.Array:
@@ -114,7 +119,7 @@ def _encoding(texts: pa.Array) -> pa.Array:
             return line
         if len(line) > config.max_decode_length:
             return ftfy.fix_text(line, config)
-        return ftfy.fix_encoding_and_explain(line, config).text
+        return _without_plain(line, lambda part: ftfy.fix_encoding_and_explain(part, config).text)
 
     return pa.array(["".join(map(mended, _lines(text))) for text in texts.to_pylist()], pa.string())
 
@@ -123,6 +128,26 @@ def _lines(text: str) -> list[str]:
     """The lines of a text, each with its line feed: ftfy looks at a line at a time."""
     lines = text.split("\n")
     return [*(line + "\n" for line in lines[:-1]), lines[-1]]
+
+
+def _without_plain(line: str, fix: Callable[[str], str]) -> str:
+    """What ftfy makes of a line, without showing it the insides of long runs of ASCII, which are most of the line.
+
+    A NUL stands for each of them: it is no sign of anything either. ftfy changes no ASCII but next to other characters,
+    so each NUL comes back in its place. A line that holds a NUL of its own, or gets one, is shown as it is.
+    """
+    if "\0" in line:
+        return fix(line)
+    hidden: list[str] = []
+
+    def hide(run: re.Match[str]) -> str:
+        hidden.append(run[0][AROUND:-AROUND])
+        return run[0][:AROUND] + "\0" + run[0][-AROUND:]
+
+    parts = fix(PLAIN.sub(hide, line)).split("\0")
+    if len(parts) != len(hidden) + 1:
+        return fix(line)
+    return "".join(part + plain for part, plain in zip(parts, [*hidden, ""], strict=True))
 
 
 def _html(texts: pa.Array, boilerplate: bool) -> pa.Array:

@@ -91,7 +91,7 @@ def scramble(x):
 
 
 @njit(cache=True)
-def _code_point(data, at, end):
+def code_point(data, at, end):
     """The code point at a byte, and the byte after it; a broken sequence is a separator of one byte."""
     first = int(data[at])
     if first < 0x80:
@@ -113,7 +113,7 @@ def _word_hashes(data, start, end, table, out):
     opened = alphabet.SEPARATOR  # what the word that is being read consists of
     at = start
     while at < end:
-        code, at = _code_point(data, at, end)
+        code, at = code_point(data, at, end)
         if code < alphabet.SIZE:
             entry = int(table[code])
             kind, code = entry >> _KIND, entry & _CODE

@@ -55,9 +55,8 @@ def characters() -> np.ndarray:
             table[code] |= SPACING
     table[[code for code in seconds if code < 0x10000]] |= COMBINING
     table[0x1100:0x1200] |= COMBINING  # Hangul letters, which make syllables
-    for code in range(0x10000):
-        if CONTROLS.match(chr(code)):
-            table[code] |= CONTROL | (SPACING if chr(code).isspace() else 0)
+    for sign in CONTROLS.findall(_plane()):
+        table[ord(sign)] |= CONTROL | (SPACING if sign.isspace() else 0)
     table[[*range(0x80, 0xA0), 0xFFFD]] |= MOJIBAKE
     return table | _mojibake()
 
@@ -83,8 +82,13 @@ def _mojibake() -> np.ndarray:
 
 def _members(ranges: str) -> set[str]:
     """The characters of the inside of a regular expression's class."""
-    inside = re.compile(f"[{ranges}]")
-    return {chr(code) for code in range(0x80, 0x10000) if inside.match(chr(code))}
+    return set(re.findall(f"[{ranges}]", _plane()[0x80:]))
+
+
+@lru_cache
+def _plane() -> str:
+    """All characters of the basic plane: one search finds those of a class, at a hundredth of one search for each."""
+    return "".join(map(chr, range(0x10000)))
 
 
 @lru_cache

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from snaketune.digests import DIGEST
 from snaketune.rows import batches, numbers, read_table
 from snaketune.split_names import split_numbers
 
 NAMES = ("source", "group", "label", "split")  # held as numbers of a dictionary
-DIGEST = pa.binary(16)
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 

@@ -8,8 +8,6 @@ A mark continues a word and begins none: an emoji with a variation selector hold
 
 Lower case is one code point for one (the first of `str.lower`), and the final sigma is a sigma. The categories are
 those of Python's unicodedata; letters that a later Unicode adds are separators in an older Python.
-
-`comparable` is the weaker sense of equal: texts that differ in case and white space only.
 """
 
 from __future__ import annotations
@@ -45,14 +43,20 @@ UNSPACED = (
     (0x1AFF0, 0x1B170),  # kana, supplements
 )
 
-# All white space of Unicode but the plain space. A single plain space is left alone: most matches would be that one.
-_SPACE = r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
-_TO_COLLAPSE = rf"[ {_SPACE}]{{2,}}|[{_SPACE}]"
+# All white space of Unicode.
+WHITE = (
+    *range(0x09, 0x0E),
+    *range(0x1C, 0x21),
+    *(0x85, 0xA0, 0x1680),
+    *range(0x2000, 0x200B),
+    *(0x2028, 0x2029, 0x202F, 0x205F, 0x3000),
+)
+_SPACES = "[" + "".join(f"\\x{{{code:x}}}" for code in WHITE) + "]+"
 
 
 def comparable(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Texts as they are compared for equality: lower case, white space collapsed to one space and stripped."""
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(texts), _TO_COLLAPSE, " "))
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(texts), _SPACES, " "))
 
 
 def joint(prompts: pa.Array, completions: pa.Array) -> pa.Array:
