@@ -107,6 +107,26 @@ def test_a_fault_is_seen_wherever_it_stands_in_a_text(size: int) -> None:
         assert result == [reference(text, chosen) for text in texts], repr(fault)
 
 
+@bounds(max_examples=400, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([piece for piece in PIECES if not piece.isascii()] + ["\x1a", "\0", "?", " ", "À\x80", "\xed"])
+        | st.sampled_from(["plain words ", "x", " ", "Ã quele ", "\x1a", "?"]).flatmap(
+            lambda piece: st.integers(1, 70).map(lambda times: piece * times)
+        ),
+        max_size=8,
+    ).map("".join)
+)
+@example("a" * 70 + "Ã©" + "b" * 70 + "â€™" + "c" * 70)
+@example("a" * 70 + "Ã©" + "\0" + "b" * 70)  # a NUL of its own
+@example("a" * 70 + "À\x80Ã©" + "b" * 70)  # one that comes of mending
+@example("a" * 70 + "\x1a" + "Ã©" + "b" * 70)
+def test_long_runs_of_ascii_that_ftfy_does_not_see_change_nothing(line: str) -> None:
+    text = "Ã©" + line  # flagged, whatever follows
+    chosen = settings("clean") | {"html": False, "control_characters": False, "unicode": "none", "whitespace": False}
+    assert mend(pa.array([text]), chosen, lambda *_: None).to_pylist() == [ftfy.fix_text(text, FTFY)]
+
+
 def test_nothing_of_a_sound_text_is_flagged() -> None:
     sound = ["One sentence.\n\nAnother - with 3 < 4 & more, R&D, a<1.", "“Curly” quotes — and ’dashes’…", "x", ""]
     assert scan(pa.array([*sound, None])).tolist()[:1] == [0]

@@ -156,6 +156,21 @@ def test_texts_keep_their_places_nulls_and_bytes() -> None:
         assert pii.find(part, KINDS)["email"].tolist() == counts
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_personal_data_is_found_wherever_it_stands_in_prose(kind: str) -> None:
+    """The scan passes over whole blocks of bytes in which nothing can begin."""
+    text = {
+        "url_credentials": "https://me:secret@example.org",
+        "email": "me@example.org",
+        "iban": "DE89370400440532013000",
+        "card": "4242424242424242",
+        "ip": "2606:4700:4700::1111",
+        "phone": "+41 44 668 18 00",
+    }[kind]
+    texts = ["x" * before + f" {text} " + "y" * after for before in range(70) for after in (0, 40)]
+    assert pii.find(pa.array(texts), KINDS)[kind].tolist() == [1] * len(texts)
+
+
 def test_a_long_line_without_spaces_is_searched_in_a_moment() -> None:
     assert counted("a@" * 20_000 + "x") == {}
     assert counted("12-" * 100_000) == {}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
+from functools import lru_cache
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -145,18 +146,22 @@ def _is_page(sure: set[str]) -> bool:
 
 def _is_markup(token: str, closed: set[str]) -> bool:
     """Whether a token of TOKEN is surely mark-up; `closed` are the names that the text closes somewhere."""
+    sure, closes = _by_itself(token)
+    return sure or closes in closed
+
+
+@lru_cache(maxsize=4096)  # texts have most of their tokens in common
+def _by_itself(token: str) -> tuple[bool, str | None]:
+    """Whether a token is surely mark-up in any text, and the name whose closing tag makes it so; None: nothing does."""
     tag = TAG.match(token)
     if tag is None:
-        return token[:2] == "<!" and token != "<!--"  # a doctype or an empty comment
+        return token[:2] == "<!" and token != "<!--", None  # a doctype or an empty comment
     name = tag[2]
     lower = name.lower()
     if lower not in TAGS or name not in (lower, name.upper()):
-        return False
-    if tag[1] or lower in closed:
-        return True
-    if lower in RAW_TEXT:
-        return False
-    return "=" in token or (lower in UNCLOSED and name != "P")  # `Set<P>` is code
+        return False, None
+    alone = lower not in RAW_TEXT and ("=" in token or (lower in UNCLOSED and name != "P"))  # `Set<P>` is code
+    return bool(tag[1]) or alone, lower
 
 
 class _Nesting:

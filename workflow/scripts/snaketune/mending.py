@@ -29,7 +29,7 @@ Note = Callable[[str, np.ndarray, int], None]
 # ASCII that ftfy need not see: its patterns look at no more than six characters around one beyond ASCII, or around
 # SUBSTITUTE, which stands for a lost one.
 AROUND = 16
-PLAIN = re.compile(r"[\x01-\x19\x1b-\x7f]{%d,}" % (3 * AROUND))
+PLAIN = re.compile(rf"[\x01-\x19\x1b-\x7f]{{{3 * AROUND},}}")
 
 
 def mend(texts: pa.Array, settings: dict[str, Any], note: Note) -> pa.Array:

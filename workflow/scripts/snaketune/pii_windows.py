@@ -88,16 +88,15 @@ def _around_colon(data, at, start, stop):
 def _blank(data, at, stop):
     """Past the blocks from `at` on in which no window can begin; prose is mostly that.
 
-    Arithmetic on bytes instead of a table and branches, so that it is compiled to SIMD.
+    Comparisons of bytes with bytes instead of a table and branches, so that they are compiled to SIMD.
     """
     while at + BLOCK <= stop:
-        block = data[at : at + BLOCK]
-        begins = np.uint8(0)
+        begins = False
+        block = data[at : at + BLOCK]  # whose places are known not to count from its end
         for place in range(BLOCK):
             byte = block[place]
-            digit = np.uint8(np.uint8(byte - np.uint8(48)) <= np.uint8(10))  # or a colon, which follows the nine
-            opens = np.uint8(byte == 40) | np.uint8(byte == 43)
-            begins |= digit | opens | np.uint8(byte == 64)
+            begins |= np.uint8(byte - np.uint8(0x30)) <= np.uint8(10)  # a digit, or the colon, which follows the nine
+            begins |= (byte == np.uint8(0x28)) | (byte == np.uint8(0x2B)) | (byte == np.uint8(0x40))  # ( + @
         if begins:
             break
         at += BLOCK

@@ -31,7 +31,8 @@ class Texts:
     def of(cls, table: pa.Table) -> Texts:
         """The texts of a table of rows."""
         prompt, completion = (table[name].combine_chunks() for name in ("prompt", "completion"))
-        completion = pc.fill_null(completion, "")
+        if completion.null_count:
+            completion = pc.fill_null(completion, "")
         if table["messages"].null_count == table.num_rows:
             return cls(prompt, completion, pa.array([], pa.string()), np.zeros(0, dtype=np.int64), {})
         said = table["messages"].to_pylist()
@@ -49,15 +50,23 @@ class Texts:
 
     def flat(self) -> tuple[pa.Array, np.ndarray]:
         """All texts as people wrote them, [2 n + t], and the row of each: prompts (of conversations: null),
-        completions, turns."""
+        completions, turns. Of plain text, which has no prompts, only the completions [n]: it need not be copied."""
+        if self._plain():
+            return self.completion, np.arange(len(self))
         prompt = self.prompt
         if self.talks:
             prompt = put(prompt, np.array(list(self.talks)), None)
         rows = np.concatenate([np.tile(np.arange(len(self)), 2), self.owner])
         return pa.concat_arrays([prompt, self.completion, self.turns]), rows
 
+    def _plain(self) -> bool:
+        return self.prompt.null_count == len(self) and not self.talks
+
     def take_flat(self, texts: pa.Array) -> None:
         """Take all texts back, in the order of `flat`, and write the prompts of conversations from their turns."""
+        if self._plain():
+            self.completion = texts
+            return
         n = len(self)
         self.prompt, self.completion, self.turns = texts[:n], texts[n : 2 * n], texts[2 * n :]
         if not self.talks:
