@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from builders import read, settings
 from ingest import ingest
-from snaketune.sources import Bad, Raw, opened
-from snaketune.sources import read as read_raw
+from snaketune.ingest.sources import Bad, Raw, opened
+from snaketune.ingest.sources import read as read_raw
 
 
 def rows_of(path: Path, kind: str, unit: str = "file", max_line_mb: int = 64) -> list[Raw | Bad]:

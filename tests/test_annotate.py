@@ -9,8 +9,8 @@ import pytest
 
 from annotate import annotate
 from builders import row, settings, write
+from snaketune.clean.labelstudio import Decision, read
 from snaketune.job import StageError
-from snaketune.labelstudio import Decision, read
 from snaketune.rows import SPLIT
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from augment import augment
 from builders import read, row, write
-from snaketune import chat
 from snaketune.rows import SPLIT, row_id
 from snaketune.schema_data import Augmentation
+from snaketune.text import chat
 
 TEXTS = [" ".join(f"w{text}n{number}" for number in range(30)) for text in range(12)]
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
-from snaketune import noise
+from snaketune.augment import noise
+from snaketune.augment.rewrite import Rewriter, there_and_back
+from snaketune.augment.synonyms import Synonyms
 from snaketune.job import StageError
-from snaketune.rewrite import Rewriter, there_and_back
-from snaketune.synonyms import Synonyms
 from test_augment import member, run, way
 
 TEXT = " One two,\n\nthree\tfour. Five  six\n"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
-from snaketune import held_out
-from snaketune.held_out import HeldOut
+from snaketune.leaks import held_out
+from snaketune.leaks.held_out import HeldOut
 
 TEXTS = st.lists(st.lists(st.sampled_from("abcdefg"), max_size=12).map(" ".join), max_size=8)
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import models
-from snaketune.batches import Rows, collate, group_by_length, pack
 from snaketune.job import StageError
-from snaketune.lm import IGNORED
+from snaketune.model.batches import Rows, collate, group_by_length, pack
+from snaketune.model.lm import IGNORED
 
 lengths_of_rows = st.lists(st.integers(1, 40), max_size=200)
 

@@ -13,7 +13,7 @@ import yaml
 
 from card import card
 from runs import HOSTILE, METRICS, TEMPLATES, make_run
-from snaketune.pages import code_block, code_span
+from snaketune.pages.pages import code_block, code_span
 
 
 def make_card(folder: Path, change: Callable[[dict[str, Any]], None] = lambda settings: None) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from builders import jsonl
 from raw_files import taken
-from snaketune import chat
 from snaketune.rows import row_id
+from snaketune.text import chat
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASK = {"role": "user", "content": "Why?"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from builders import row
-from snaketune import chat
-from snaketune.effects import Effects
+from snaketune.clean.effects import Effects
 from snaketune.job import StageError
+from snaketune.text import chat
 from test_clean_rows import cleaned, pairs, steps
 
 MAIL = "ann@example.com"

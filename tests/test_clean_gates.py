@@ -18,9 +18,9 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
 from builders import settings
-from snaketune.markup import html_to_text
-from snaketune.mending import mend
-from snaketune.scan import COMBINING, MARKUP, MOJIBAKE, NON_ASCII, SPACING, scan
+from snaketune.clean.markup import html_to_text
+from snaketune.clean.mending import mend
+from snaketune.clean.scan import COMBINING, MARKUP, MOJIBAKE, NON_ASCII, SPACING, scan
 
 FTFY = ftfy.TextFixerConfig(
     unescape_html=False,

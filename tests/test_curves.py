@@ -10,7 +10,7 @@ import pytest
 
 from curves import draw
 from runs import history
-from snaketune.history import read_history, verdict
+from snaketune.pages.history import read_history, verdict
 
 
 def test_the_curves_are_well_formed_and_the_same_bytes_each_time(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from selectolax.lexbor import LexborHTMLParser as HTMLParser
 
 from builders import row
 from data_runs import plain, rendered, told
-from snaketune.histograms import counted, log_edges, quantiles
-from snaketune.likeness import chance_found, cluster_sizes
+from snaketune.pages.histograms import counted, log_edges, quantiles
+from snaketune.pages.likeness import chance_found, cluster_sizes
 from test_data_report import cells, part
 
 
@@ -207,7 +207,7 @@ def test_tokens_are_told_with_the_library_that_made_them(tmp_path: Path) -> None
 def test_the_languages_are_those_of_the_kept_rows_with_the_smallest_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snaketune.survey.SAMPLE_ROWS", 4)
+    monkeypatch.setattr("snaketune.pages.survey.SAMPLE_ROWS", 4)
     english = "the government of the people of the united states shall meet in the congress every year"
     german = "die Regierung des Landes soll sich in jedem Jahr mit dem Parlament treffen und beraten"
     lines = [row(f"{english} {n}", row_id=f"{n:032x}") for n in (1, 5, 6)] + [row(german, row_id=f"{2:032x}")]

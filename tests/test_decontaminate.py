@@ -10,8 +10,8 @@ import pytest
 
 from builders import jsonl, read, row, settings, write
 from decontaminate import decontaminate
-from snaketune import test_items
 from snaketune.job import StageError
+from snaketune.leaks import items as test_items
 
 LICENCE = " ".join(f"licence{n}" for n in range(40))
 

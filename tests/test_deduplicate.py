@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from builders import read, row, settings, write
 from deduplicate import deduplicate
 from sign import sign
-from snaketune.components import Components
+from snaketune.dedup.components import Components
 
 WORDS = [f"w{number}" for number in range(4000)]
 SHORT = st.text("aAb !é", max_size=5)

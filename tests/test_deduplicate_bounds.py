@@ -10,8 +10,8 @@ import pytest
 from builders import row, settings, write
 from deduplicate import deduplicate
 from sign import sign
-from snaketune import near, verify
-from snaketune.candidates import pack, unpack
+from snaketune.dedup import near, verify
+from snaketune.dedup.candidates import pack, unpack
 from snaketune.job import StageError
 from test_deduplicate import WORDS, changed, run
 

@@ -13,7 +13,7 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
 from builders import row
-from snaketune.candidates import contained, pack, second_stars, stars, unpack
+from snaketune.dedup.candidates import contained, pack, second_stars, stars, unpack
 from test_deduplicate import changed, jaccard, run
 
 SURE = {"bands": 24, "rows_per_band": 1}  # nothing that is half alike escapes these

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from builders import read, row, settings, write
 from encode import part_of
 from snaketune.job import StageError
-from snaketune.ragged import Ragged
 from snaketune.rows import SPLIT
-from snaketune.token_rows import RULES, fit, fitted_batch
-from snaketune.tokenizer import longest
+from snaketune.tokens.ragged import Ragged
+from snaketune.tokens.token_rows import RULES, fit, fitted_batch
+from snaketune.tokens.tokenizer import longest
 from token_runs import tokenize
 
 ROOT = Path(__file__).parent.parent

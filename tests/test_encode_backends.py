@@ -18,13 +18,13 @@ from transformers import PreTrainedTokenizerFast
 from builders import row, settings, write
 from encode import encode
 from init_base import train_tokenizer
-from snaketune import backends
-from snaketune.backends import Gigatoken, HuggingFace, re2_literal
-from snaketune.hostile import hostile
 from snaketune.job import StageError
-from snaketune.parity import choose, sample
-from snaketune.ragged import Ragged
 from snaketune.rows import SPLIT
+from snaketune.tokens import backends
+from snaketune.tokens.backends import Gigatoken, HuggingFace, re2_literal
+from snaketune.tokens.hostile import hostile
+from snaketune.tokens.parity import choose, sample
+from snaketune.tokens.ragged import Ragged
 
 BASE = Path(__file__).parent.parent / "resources/tiny-gpt"
 END = "<|endoftext|>"

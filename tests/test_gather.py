@@ -12,8 +12,8 @@ from datasets import load_from_disk
 
 from builders import read, row, settings, write
 from encode import encode
-from snaketune.batches import Rows
 from snaketune.job import StageError
+from snaketune.model.batches import Rows
 from snaketune.rows import SPLIT
 from token_runs import tokenize
 

@@ -13,9 +13,9 @@ import pytest
 from builders import read, settings
 from ingest import ingest
 from raw_files import bad, cut, evenly, good, rows_of
-from snaketune import pieces
-from snaketune.sources import Bad, Raw
-from snaketune.sources import read as read_raw
+from snaketune.ingest import pieces
+from snaketune.ingest.sources import Bad, Raw
+from snaketune.ingest.sources import read as read_raw
 
 ENDS = {
     "line feeds": "{}\n{}\n{}\n".format,

@@ -13,7 +13,7 @@ import pytest
 
 from builders import settings
 from raw_files import bad, good, rows_of, taken, zst
-from snaketune.sources import Bad, Raw, opened
+from snaketune.ingest.sources import Bad, Raw, opened
 
 TABLE = pa.table({"text": [f"row {number}" for number in range(20)], "n": range(20)})
 ROWS = [(number + 1, {"text": f"row {number}", "n": number}) for number in range(20)]

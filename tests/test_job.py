@@ -46,8 +46,10 @@ def test_compiled_kernels_of_other_code_are_forgotten(tmp_path: Path) -> None:
     cache = tmp_path / "__pycache__"
     cache.mkdir()
     (tmp_path / "one.py").write_text("a = 1", encoding="utf-8")
+    inner = tmp_path / "package/__pycache__"
+    inner.mkdir(parents=True)
     kept = [cache / "one.cpython-311.pyc", tmp_path / "one.py"]
-    kernels = [cache / "two.f-1.py311.nbi", cache / "two.f-1.py311.1.nbc"]
+    kernels = [cache / "two.f-1.py311.nbi", inner / "two.f-1.py311.1.nbc"]
 
     def compile_all() -> None:
         for path in (kept[0], *kernels):

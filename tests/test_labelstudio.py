@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import pytest
 
+from snaketune.clean.labelstudio import Decision, labels, read, tasks
 from snaketune.job import StageError
-from snaketune.labelstudio import Decision, labels, read, tasks
 
 DATA = {"row_id": "r1", "prompt": "How?", "completion": "So.", "label": "a"}
 

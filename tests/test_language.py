@@ -7,7 +7,7 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from snaketune.language import HEAD_CHARS, identify
+from snaketune.clean.language import HEAD_CHARS, identify
 
 SENTENCES = {
     "en": ["The weather was fine this morning, and we walked along the river.", "Where can I buy two tickets?"],

@@ -37,6 +37,15 @@ def test_a_script_has_a_rule_and_can_be_imported_without_snakemake(script: Path)
     assert ast.get_docstring(ast.parse(source)), "what comes in, what goes out, and why"
 
 
+def test_a_package_says_what_it_is_and_holds_no_code_of_its_own() -> None:
+    packages = sorted((ROOT / "workflow/scripts/snaketune").rglob("__init__.py"))
+    assert len(packages) > 5
+    for path in packages:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), path
+        assert len(tree.body) == 1, f"{path}: a rerun would not notice it"
+
+
 def test_every_rule_has_a_log_and_lists_its_code() -> None:
     for rule in re.split(r"^rule ", RULES, flags=re.MULTILINE)[1:]:
         name = rule.partition(":")[0]

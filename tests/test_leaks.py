@@ -11,8 +11,8 @@ import pytest
 
 from builders import read, row, settings, write
 from leaks import leaks
-from snaketune import near_rows, overlap
 from snaketune.job import StageError
+from snaketune.leaks import near_rows, overlap
 from snaketune.rows import SPLIT
 
 SPLITS = ("train", "validation", "test")

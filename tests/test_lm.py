@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import models
-from snaketune.batches import collate, pack
 from snaketune.job import StageError
-from snaketune.lm import (
+from snaketune.model.batches import collate, pack
+from snaketune.model.lm import (
     PLAIN_HEADS,
     device_of,
     isolates,
@@ -104,7 +104,7 @@ def test_the_true_loss_of_gpt2_is_given_where_the_trainer_gives_another(tmp_path
     data = [{"input_ids": ids, "labels": own} for ids, own in zip(padded["input_ids"], labels, strict=True)]
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], disable_tqdm=True)
     reported = Trainer(model, arguments, eval_dataset=data).evaluate()["eval_loss"]
-    assert reported < 0.95 * truth, "the Trainer is right now: snaketune.lm may become simpler"
+    assert reported < 0.95 * truth, "the Trainer is right now: snaketune.model.lm may become simpler"
 
 
 @pytest.mark.parametrize("kind", [*sorted(PLAIN_HEADS - {"opt"}), "gemma2"])

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from snaketune.markup import html_to_text
+from snaketune.clean.markup import html_to_text
 
 
 def lines(text: str) -> list[str]:

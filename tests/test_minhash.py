@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
-from snaketune.minhash import band_keys, jaccard_pairs, shingle_sets
-from snaketune.words import comparable, joint, table
+from snaketune.text.minhash import band_keys, jaccard_pairs, shingle_sets
+from snaketune.text.words import comparable, joint, table
 
 WRAP = 1 << 64
 GOLDEN, ROLL = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95

@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
-from snaketune import pii
-from snaketune.pii_patterns import LENGTHS
+from snaketune.clean import pii
+from snaketune.clean.pii_patterns import LENGTHS
 
 KINDS = list(pii.PLACEHOLDERS)
 

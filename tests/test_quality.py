@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import quality_reference as reference
 from builders import settings
-from snaketune import quality
-from snaketune.text_kernels import marks
+from snaketune.clean import quality
+from snaketune.text.text_kernels import marks
 
 WORDS = [
     "the",

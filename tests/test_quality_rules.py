@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from snaketune import quality
+from snaketune.clean import quality
 from test_quality import enabled, judged
 
 # Rule -> a document that passes, its value, a document that fails, its value; thresholds are the defaults.

@@ -15,8 +15,8 @@ from selectolax.lexbor import LexborHTMLParser as HTMLParser
 
 from runs import CONFIG, DROPS, HEADINGS, KEPT, inert, rendered
 from snaketune.config import load
-from snaketune.pages import number, short
-from snaketune.samples import choose
+from snaketune.pages.pages import number, short
+from snaketune.pages.samples import choose
 
 
 @pytest.fixture(scope="module")

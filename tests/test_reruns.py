@@ -126,10 +126,10 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "an edit in leaderboard.py": (append(f"{SCRIPTS}/leaderboard.py"), {"leaderboard"} | RECORD),
     "an edit in a metric": (append("workflow/metrics/bleu/bleu.py"), {"score"} | AFTER_METRICS | RECORD),
     "an edit in a module of two stages": (
-        append(f"{SCRIPTS}/snaketune/minhash.py", f"{SCRIPTS}/snaketune/samples.py"),
+        append(f"{SCRIPTS}/snaketune/text/minhash.py", f"{SCRIPTS}/snaketune/pages/samples.py"),
         AFTER_CLEAN,
     ),
-    "an edit in the module of the model stages": (append(f"{SCRIPTS}/snaketune/lm.py"), MODEL | PAGES | RECORD),
+    "an edit in the module of the model stages": (append(f"{SCRIPTS}/snaketune/model/lm.py"), MODEL | PAGES | RECORD),
     "the section source": (setting("source", keep=["topic"]), WHOLE),
     "the section clean": (setting("clean", min_chars=4), WHOLE - {"ingest"}),
     "the section dedup": (setting("dedup", threshold=0.7), AFTER_CLEAN - {"sign"}),

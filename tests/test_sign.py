@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from builders import read, row, settings, write
 from sign import sign
-from snaketune.minhash import band_keys, shingle_sets
-from snaketune.signatures import Signatures, schema
+from snaketune.dedup.signatures import Signatures, schema
+from snaketune.text.minhash import band_keys, shingle_sets
 
 LONG = " ".join(f"word{number}" for number in range(40))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from raw_files import PACKERS, bad, good, parquet_bytes, rows_of
-from snaketune import pieces
-from snaketune.sources import format_of
+from snaketune.ingest import pieces
+from snaketune.ingest.sources import format_of
 
 CONTENTS = {
     "csv": ('text\none\n"zwei\n"\nтри\n'.encode(), [2, 3, 5]),

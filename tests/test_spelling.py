@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
+from snaketune.clean.spelling import Corrector
 from snaketune.job import StageError
-from snaketune.spelling import Corrector
 
 LEXICON = "receive 9000\nthe 100000\ngovernment 500\nknown 700\nwell 800\nform 1000\nfrom 5000\nfarm 900\nnaïve 40\n"
 

@@ -131,8 +131,8 @@ def test_plain_texts_without_prompt_or_group_are_not_tied_to_each_other(tmp_path
 def test_neither_the_order_of_the_rows_nor_the_number_of_shards_changes_a_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snaketune.external_sort.BUCKET", 2_000)  # so that the 500 rows make several buckets
-    monkeypatch.setattr("snaketune.external_sort.HELD", 5_000)
+    monkeypatch.setattr("snaketune.split.external_sort.BUCKET", 2_000)  # so that the 500 rows make several buckets
+    monkeypatch.setattr("snaketune.split.external_sort.HELD", 5_000)
     rows = [row(f"answer {n} " * 4, group=f"group {n % 170}", line=n, meta=f"{n}") for n in range(500)]
     run(tmp_path / "a", rows)
     random.Random(3).shuffle(rows)

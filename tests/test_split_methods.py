@@ -12,8 +12,8 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
 from builders import row, write
-from snaketune import families
 from snaketune.job import StageError
+from snaketune.split import families
 from test_split import SPLITS, fillers, placed, run
 
 SHARES = [(0.8, 0.1, 0.1), (0.5, 0.25, 0.25), (0.98, 0.01, 0.01), (0.1, 0.3, 0.6)]

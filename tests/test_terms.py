@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
+from snaketune.clean.terms import Terms, load
 from snaketune.job import StageError
-from snaketune.terms import Terms, load
 
 WORDS = Path(__file__).parent.parent / "resources/words"
 

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
 import train as stage
-from snaketune.batches import Rows
 from snaketune.job import StageError
-from snaketune.lm import load_model
-from snaketune.trainer import Finite, Live
+from snaketune.model.batches import Rows
+from snaketune.model.lm import load_model
+from snaketune.model.trainer import Finite, Live
 from train import fingerprint, train
 
 SETTINGS = {

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from snaketune import labelstudio
+from snaketune.clean import labelstudio
 from snaketune.job import StageError, run
 from snaketune.rows import batches
 

@@ -29,12 +29,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from snaketune import chat, keys, noise
-from snaketune.external_sort import bucket_bits, sorted_rows
-from snaketune.held_out import HeldOut
+from snaketune.augment import noise
 from snaketune.job import run
+from snaketune.leaks.held_out import HeldOut
 from snaketune.rows import SPLIT, TableWriter, batches, row_id
-from snaketune.words import joint
+from snaketune.split.external_sort import bucket_bits, sorted_rows
+from snaketune.text import chat, keys
+from snaketune.text.words import joint
 
 NEAR = 0.8  # the similarity from which a child is too near; less where the leak check fails on less
 NOT_MADE, EQUAL, HELD = "without another version", "equal to a row that is there", "near a validation or test row"
@@ -67,17 +68,17 @@ def maker(way: dict[str, Any], seed: int, first: int) -> Maker:
     """What makes the copies of one method; `first` is the number of its first copy."""
     method, copies = way["method"], way["copies"]
     if method == "paraphrase":
-        from snaketune.rewrite import Rewriter
+        from snaketune.augment.rewrite import Rewriter
 
         model = Rewriter(way["model"], way["prefix"])
         return lambda texts, ids: model.rewrite(texts, copies)
     if method == "back_translation":
-        from snaketune.rewrite import Rewriter, there_and_back
+        from snaketune.augment.rewrite import Rewriter, there_and_back
 
         there, back = Rewriter(way["model"], way["prefix"]), Rewriter(way["back_model"], way["prefix"])
         return lambda texts, ids: there_and_back(there, back, texts, copies)
     if method == "synonyms":
-        from snaketune.synonyms import Synonyms
+        from snaketune.augment.synonyms import Synonyms
 
         change = Synonyms(way["lexicon"]).replace
     else:

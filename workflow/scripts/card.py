@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from snaketune.job import run
-from snaketune.pages import code_span, label, ordered, render
+from snaketune.pages.pages import code_span, label, ordered, render
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 DECODING = {

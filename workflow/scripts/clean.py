@@ -21,13 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from snaketune import findings as finding
-from snaketune.effects import Effects
+from snaketune.clean import findings as finding
+from snaketune.clean.effects import Effects
+from snaketune.clean.judge import Verdicts, blank, judge, marked_missing
+from snaketune.clean.mending import Note, difference, mend
+from snaketune.clean.turns import Texts, change, put
 from snaketune.job import run
-from snaketune.judge import Verdicts, blank, judge, marked_missing
-from snaketune.mending import Note, difference, mend
 from snaketune.rows import DROPPED, FINDINGS, ROW, TableWriter, batches
-from snaketune.turns import Texts, change, put
 
 Settings = dict[str, Any]
 
@@ -40,12 +40,12 @@ class Cleaner:
         self.finder = finding.Finder(settings, beside)
         self.decisions = {}
         if beside["annotations"]:
-            from snaketune import labelstudio
+            from snaketune.clean import labelstudio
 
             self.decisions = labelstudio.read(beside["annotations"])
         self.corrector = None
         if settings["spelling"]["enabled"]:
-            from snaketune import spelling
+            from snaketune.clean import spelling
 
             dictionary = next(iter(beside["dictionary"]), None)
             limits = (settings["spelling"][name] for name in ("max_edits", "min_word_length"))
@@ -99,7 +99,7 @@ class Cleaner:
         if more:  # raw prompts that are not as `chat` writes them
             note("conversations", np.array(list(texts.talks)), more)
         if self.settings["quality"]["c4"]["enabled"]:
-            from snaketune import quality
+            from snaketune.clean import quality
 
             mended = quality.mend(texts.completion, self.settings["quality"])
             note("c4_lines", *difference(texts.completion, mended))

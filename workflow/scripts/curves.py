@@ -8,9 +8,9 @@ The sentence about over- and underfitting stands in the drawing's <desc>, so tha
 
 from pathlib import Path
 
-from snaketune.charts import curves
-from snaketune.history import read_history, verdict
 from snaketune.job import run
+from snaketune.pages.charts import curves
+from snaketune.pages.history import read_history, verdict
 
 
 def draw(history: str, drawing: str) -> str:

@@ -18,11 +18,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from snaketune import likeness, survey
-from snaketune.funnel import examples, funnel, ledger_counts, quarantined
 from snaketune.job import run
-from snaketune.pages import percent, render
-from snaketune.tallies import over, tally
+from snaketune.pages import likeness, survey
+from snaketune.pages.funnel import examples, funnel, ledger_counts, quarantined
+from snaketune.pages.pages import percent, render
+from snaketune.pages.tallies import over, tally
 
 SPLITS = ("train", "validation", "test")
 MOST_TERMS = 20

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from snaketune import minhash, overlap
 from snaketune.job import run
-from snaketune.near_rows import joint
+from snaketune.leaks import overlap
+from snaketune.leaks.items import SHORTEST, Items, read_items
+from snaketune.leaks.near_rows import joint
 from snaketune.rows import TableWriter, batches
-from snaketune.test_items import SHORTEST, Items, read_items
+from snaketune.text import minhash
 
 HITS = pa.schema(
     [

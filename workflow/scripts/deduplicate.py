@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from snaketune.candidates import unpack
-from snaketune.components import Components
+from snaketune.dedup.candidates import unpack
+from snaketune.dedup.components import Components
+from snaketune.dedup.near import is_duplicate, search
+from snaketune.dedup.signatures import NAMES, Signatures
+from snaketune.dedup.verify import Rows, Verified, nothing
 from snaketune.job import StageError, run
-from snaketune.near import is_duplicate, search
 from snaketune.rows import CLUSTERS, DROPPED, TableWriter
-from snaketune.signatures import NAMES, Signatures
-from snaketune.verify import Rows, Verified, nothing
 
 SLICE = 65_536  # rows whose strings are made at a time
 EVIDENCE = pa.schema(

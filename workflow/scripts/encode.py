@@ -23,11 +23,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from snaketune.job import run
-from snaketune.parity import choose
-from snaketune.ragged import Ragged, merged
 from snaketune.rows import DROPPED, TableWriter
-from snaketune.token_rows import NOTHING, RULES, TOKENS, TRUNCATED, fit, fitted_batch
-from snaketune.tokenizer import longest, open_tokenizer
+from snaketune.tokens.parity import choose
+from snaketune.tokens.ragged import Ragged, merged
+from snaketune.tokens.token_rows import NOTHING, RULES, TOKENS, TRUNCATED, fit, fitted_batch
+from snaketune.tokens.tokenizer import longest, open_tokenizer
 
 COLUMNS = ["row_id", "source", "line", "prompt", "completion", "messages"]
 LIBRARIES = ("tokenizers", "transformers", "gigatoken")
@@ -91,7 +91,7 @@ class Coder:
         self._backend, self._why = choose(self._tokenizer, rows, settings, threads)
         self._template: Any = None
         if settings["chat_template"] == "auto" and getattr(self._tokenizer, "chat_template", None):
-            from snaketune.chat_ids import ChatTemplate
+            from snaketune.tokens.chat_ids import ChatTemplate
 
             self._template = ChatTemplate(self._tokenizer, settings["special_tokens"] == "parse")
 

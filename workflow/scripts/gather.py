@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from snaketune.job import StageError, run
 from snaketune.rows import DROPPED, TableWriter, batches
-from snaketune.token_rows import FEATURES
+from snaketune.tokens.token_rows import FEATURES
 
 COUNTS = ("rows", "tokens", "trained_tokens", "truncated", "dropped")
 

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from snaketune.batches import Rows
 from snaketune.job import StageError, run
-from snaketune.lm import device_of, load_model, load_tokenizer, positions_of
+from snaketune.model.batches import Rows
+from snaketune.model.lm import device_of, load_model, load_tokenizer, positions_of
 from snaketune.rows import read_table, write_table
 
 ANSWERS = pa.schema(

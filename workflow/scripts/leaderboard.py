@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from snaketune.job import StageError, run
-from snaketune.pages import ordered, render
+from snaketune.pages.pages import ordered, render
 
 SORTED_BY = ("bits_per_byte", "perplexity")
 COLUMNS = (

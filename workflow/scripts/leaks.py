@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from snaketune import equal_rows
 from snaketune.job import StageError, run
-from snaketune.near_rows import COLUMNS, HEAD, Neighbours, joint
+from snaketune.leaks import equal_rows
+from snaketune.leaks.near_rows import COLUMNS, HEAD, Neighbours, joint
 from snaketune.rows import TableWriter, batches
 
 LEAKS = pa.schema(

@@ -19,9 +19,9 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from snaketune.batches import Rows, collate, pack
 from snaketune.job import run
-from snaketune.lm import device_of, isolates, load_model, load_tokenizer, positions_of, token_losses
+from snaketune.model.batches import Rows, collate, pack
+from snaketune.model.lm import device_of, isolates, load_model, load_tokenizer, positions_of, token_losses
 from snaketune.rows import read_table, write_table
 
 LIKELIHOOD = pa.schema(

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import yaml
 from markupsafe import Markup
 
-from snaketune.funnel import funnel, ledger_counts, quarantined
-from snaketune.history import read_history, verdict
 from snaketune.job import run
-from snaketune.pages import interval, label, ordered, outcome, p_value, render, short, tracks
-from snaketune.samples import choose
+from snaketune.pages.funnel import funnel, ledger_counts, quarantined
+from snaketune.pages.history import read_history, verdict
+from snaketune.pages.pages import interval, label, ordered, outcome, p_value, render, short, tracks
+from snaketune.pages.samples import choose
 
 SPLITS = ("train", "validation", "test")
 FEW_ROWS = 50

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from snaketune.digests import digests
+from snaketune.dedup.signatures import band, schema
 from snaketune.job import run
-from snaketune.minhash import band_keys, shingle_sets
 from snaketune.rows import TableWriter, batches
-from snaketune.signatures import band, schema
-from snaketune.words import joint
+from snaketune.text.digests import digests
+from snaketune.text.minhash import band_keys, shingle_sets
+from snaketune.text.words import joint
 
 COLUMNS = ["row_id", "source", "line", "group", "label", "split", "prompt", "completion"]
 

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from snaketune import external_sort, families, given_splits
-from snaketune.families import Families
 from snaketune.job import StageError, run
 from snaketune.rows import DROPPED, SPLIT, TableWriter, batches, numbers, write_table
+from snaketune.split import external_sort, families, given_splits
+from snaketune.split.families import Families
 
 SPLITS = ("train", "validation", "test")
 

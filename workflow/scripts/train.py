@@ -3,7 +3,7 @@
 In:  tokens/{train,validation}/ and their manifests, the folder of the base model
 Out: model/{config.json, model.safetensors, tokenizer files}, train/history.jsonl, train/summary.json
 
-Transformers' Trainer runs the loop; snaketune.trainer replaces what it gets wrong: the loss, its average and the
+Transformers' Trainer runs the loop; snaketune.model.trainer replaces what it gets wrong: the loss, its average and the
 evaluation.
 
 Work in progress stands in results/.store/<fingerprint>/, outside every declared output, because Snakemake deletes
@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, TrainingArguments, set_seed
 
-from snaketune.batches import Rows, collate, group_by_length, pack
 from snaketune.job import StageError, run, say
-from snaketune.lm import device_of, isolates, load_model, load_tokenizer, precision_of
-from snaketune.trainer import Block, CausalTrainer, Finite, Items, Live
+from snaketune.model.batches import Rows, collate, group_by_length, pack
+from snaketune.model.lm import device_of, isolates, load_model, load_tokenizer, precision_of
+from snaketune.model.trainer import Block, CausalTrainer, Finite, Items, Live
 
 KEPT_MODELS = 5
 

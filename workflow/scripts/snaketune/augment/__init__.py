@@ -1,0 +1,1 @@
+"""Further train rows: noise, synonyms, models that rewrite."""

@@ -1,0 +1,1 @@
+"""What of one set of texts stands in another, found without MinHash."""

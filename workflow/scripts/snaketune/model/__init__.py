@@ -1,0 +1,1 @@
+"""The language model as training and scoring share it."""

@@ -1,0 +1,1 @@
+"""What the pages show: numbers of the tables, as sentences, tables and drawings."""

@@ -1,0 +1,1 @@
+"""Families of rows and how they are dealt; sorting on disk."""
