@@ -1,6 +1,7 @@
 """The workflow as a whole, on the micro example: what it leaves, and that its results can be trusted."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,8 @@ def test_a_variant_shares_what_it_does_not_change(workspace: Callable[[], Path])
         "data_report",
     }
     assert not (folder / "results/slow/scores/base.parquet").exists()
+    (link,) = re.findall(r'href="([^"]*data.html)"', (folder / "results/slow/report.html").read_text(encoding="utf-8"))
+    assert (folder / "results/slow" / link).resolve() == folder / "results/micro/data.html"
     assert len((folder / "results/leaderboard.csv").read_text().splitlines()) == 3
     micro.write_config(folder, micro.CONFIG)
     assert not any(line.startswith("micro  train") for line in micro.snakemake(folder).stdout.splitlines())

@@ -40,10 +40,10 @@ def sign(batch: dict[str, list[str]]) -> dict[str, Any]:
 
 def unique(data: Dataset) -> list[int]:
     """The rows that stay: greedy, the first of each set of near-duplicates."""
-    index = MinHashLSH(num_perm=112, params=(14, 8))
+    index, scheme = MinHashLSH(num_perm=112, params=(14, 8)), MinHash(num_perm=112, seed=1).scheme
     kept = []
     for number, values in enumerate(data.with_format("numpy")["signature"]):
-        made = MinHash(num_perm=112, seed=1, hashvalues=np.asarray(values, dtype=np.uint64))
+        made = MinHash(num_perm=112, seed=1, hashvalues=np.asarray(values, dtype=np.uint64), scheme=scheme)
         if not index.query(made):
             index.insert(str(number), made)
             kept.append(number)

@@ -161,6 +161,11 @@ def raw_inputs(wildcards):
     return [file["path"] for files in dag.raw(wildcards.run).values() for file in files] + base_files(wildcards)
 
 
+def data_page(wildcards):
+    """The way from the report of a run to the report of its data."""
+    return os.path.relpath(of("data", "data.html")(wildcards), f"results/{wildcards.run}")
+
+
 def both_sides(stage, folder=None):
     """The tables of base and tuned."""
     places = {side: of(f"{stage}_{side}", f"{folder or stage}/{side}.parquet") for side in SIDES}

@@ -94,6 +94,7 @@ rule report:
         "logs/{run}/report.log",
     params:
         settings=settings("report"),
+        data_page=data_page,  # a variant that shares the data shares its report
     script:
         "../scripts/report.py"
 

@@ -62,7 +62,8 @@ def content_hash(tokens: list[str]) -> str:
     """
     streams = [sha256() for _ in range(4)]
     for path in tokens:
-        with pa.memory_map(path) as file, pa.ipc.open_stream(file) as stream:
+        # Read, not mapped: pages of a mapped file would count as memory of the job.
+        with pa.OSFile(path) as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
                 ids, prompts, row_ids = batch.columns
                 lengths = np.diff(ids.offsets.to_numpy())

@@ -7,7 +7,7 @@ Out: split/leaks.json     each check with its count and examples; how near the s
 Equality is checked of ids, whole texts, clusters, families, groups and prompts, on keys that are made here (see
 `equal_rows`), not by deduplication. Likeness is asked of every validation and test row: its nearest row of train by
 exact Jaccard similarity, with candidates from an inverted index instead of MinHash bands (see `near_rows`).
-What fails raises a StageError with the first examples, and no model is trained; the log has all of them.
+What fails raises a StageError with the first examples, and no metric is published; the log has all of them.
 """
 
 import json
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from snaketune.job import StageError, run
 from snaketune.leaks import equal_rows
-from snaketune.leaks.near_rows import COLUMNS, HEAD, Neighbours, joint
+from snaketune.leaks.near_rows import COLUMNS, FLOOR, HEAD, Neighbours, joint
 from snaketune.rows import TableWriter, batches
 
 LEAKS = pa.schema(
@@ -36,7 +36,7 @@ LEAKS = pa.schema(
 )
 EVALUATED = ("validation", "test")
 EXAMPLES = 5
-EDGES = np.round(np.arange(21) / 20, 2)
+EDGES = np.round(np.r_[0, np.arange(20 * FLOOR, 21) / 20], 2)
 MEND = {
     "row_id": "The tables are not those of one split: remove `split` in the results of the run, and run again",
     "text": "Let `dedup.near` find such rows, or give them one group (`source.columns.group`)",
@@ -68,7 +68,8 @@ def leaks(paths: dict[str, str], outputs: dict[str, str], settings: dict[str, An
     Path(outputs["checks"]).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     counts = " and ".join(f"{count:,} {split}" for split, count in near["rows"].items())
     alike = f"{near['pairs']:,} pairs are alike at {settings['similarity']:g} or more, " * bool(near["pairs"])
-    return f"no check finds the {counts} rows in train; {alike}the nearest two rows at {most:.2f}"
+    nearest = f"the nearest two rows at {most:.2f}" if most else f"no two rows are alike at {FLOOR:g}"
+    return f"no check finds the {counts} rows in train; {alike}{nearest}"
 
 
 def _near(rows: Neighbours, paths: dict[str, str], similarity: float) -> dict[str, Any]:

@@ -27,10 +27,10 @@ SPLITS = ("train", "validation", "test")
 FEW_ROWS = 50
 
 
-def report(files: Mapping[str, Any], page: str, settings: dict[str, Any]) -> str:
+def report(files: Mapping[str, Any], page: str, settings: dict[str, Any], data_page: str = "data.html") -> str:
     """Write the page. `files` names the inputs; `answers`, `scores` and `tokens` are lists, told apart by file name.
 
-    `settings` is the complete configuration of the run.
+    `settings` is the complete configuration of the run, `data_page` the way from this page to the data report.
     """
     result = _json(files["metrics"])
     metrics, history = result["metrics"], read_history(files["history"])
@@ -46,6 +46,7 @@ def report(files: Mapping[str, Any], page: str, settings: dict[str, Any]) -> str
         files["template"],
         title=settings["report"]["title"] or result["run"],
         run=result["run"],
+        data_page=data_page,
         settings=settings,
         headline=headline(metrics),
         metrics={name: metrics[name] | {"outcome": outcome(metrics[name])} for name in ordered(metrics)},
@@ -133,7 +134,10 @@ INPUTS = ("metrics", "ledger", "quarantine", "history", "summary", "curves", "an
 if __name__ == "__main__":
     run(
         lambda job: report(
-            {name: job.input[name] for name in (*INPUTS, "manifest", "template")}, job.output.page, job.params.settings
+            {name: job.input[name] for name in (*INPUTS, "manifest", "template")},
+            job.output.page,
+            job.params.settings,
+            job.params.data_page,
         ),
         snakemake,
     )

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
+from snaketune.compiled import njit
 from snaketune.text.text_kernels import buffers
 
 HEAD_CHARS = 1000  # more tells the language no better, and costs

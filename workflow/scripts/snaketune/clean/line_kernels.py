@@ -6,7 +6,8 @@ The kernels call nothing outside this file: numba's cache does not notice an edi
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from snaketune.compiled import njit
 
 # Lower case; the names of the programming language and of what sites must say about cookies. As in C4's own code.
 POLICY_PHRASES = (

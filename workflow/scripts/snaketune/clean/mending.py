@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
 from snaketune.clean.scan import COMBINING, CONTROL, MARKUP, MOJIBAKE, NON_ASCII, SPACING, characters, scan
+from snaketune.compiled import njit
 from snaketune.text.text_kernels import buffers
 
 Mend = Callable[[pa.Array], pa.Array]

@@ -7,7 +7,8 @@ window is as wide as any match that it can hold, with what stands around the mat
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from snaketune.compiled import njit
 
 # What a window may hold, as bits.
 AT, IBAN, CARD, IPV4, IPV6, PHONE = 1, 2, 4, 8, 16, 32

@@ -10,7 +10,8 @@ The kernels call nothing outside this file: numba's cache does not notice an edi
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from snaketune.compiled import njit
 
 SHORTEST, LONGEST = 2, 10  # words of a run
 TOP = 4  # up to here the commonest run is measured, beyond it all repeated ones

@@ -15,7 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
+
+from snaketune.compiled import njit
 
 # The flags of a text; the first four are also what a character may be.
 SPACING = 1  # spaces to collapse, lines to strip, blank lines to join, or white space that ends the text

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from snaketune.compiled import njit
 from snaketune.job import StageError
 from snaketune.text.text_kernels import buffers
 from snaketune.text.words import ALONE, KIND_SHIFT, LETTER, MARK, SIZE, table

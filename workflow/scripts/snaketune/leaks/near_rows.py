@@ -4,6 +4,7 @@ Rows are sets of word shingles. The evaluation rows (validation, then test) are 
 and indexed (see `overlap`): all of their shingles while these are fewer than INDEXED, else a sample by hash that
 leaves a row at least about SAMPLE of them. Train comes batch by batch; what a count could make the nearest is compared
 exactly, on whole sets. Nothing at a similarity of 0.5 or more is missed but by a chance of 1 in 30,000 in a sample.
+Below FLOOR no neighbour is told.
 A shingle of more than COMMON evaluation rows brings no candidates: a row of nothing else has no nearest row here, and
 is left to the equality checks.
 
@@ -27,6 +28,7 @@ INDEXED = 8_000_000
 PIECE = 1 << 20  # shingles that are read back at once
 SAMPLE = 64
 COMMON = 1000
+FLOOR = 0.3  # less is not told apart: most rows share that much of their sentences with some other
 HEAD = 160
 COLUMNS = ["row_id", "source", "line", "prompt", "completion"]
 
@@ -100,7 +102,7 @@ class Neighbours:
                 (flat, offsets),
                 (self._sets(), self._bounds, self._sampled, self._index.common),
                 (self.similarity, query),
-                (first, bar),
+                (first, bar, min(FLOOR, bar)),
             )
             changed = np.flatnonzero(self.similarity > before)
             at = pa.array(query[changed])

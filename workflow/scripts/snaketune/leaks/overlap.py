@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from snaketune.compiled import njit
 
 SIGMAS = 4.0  # how far a sample may mislead: an estimate is taken for wrong by chance once in 30,000
 
@@ -145,9 +146,9 @@ def nearest(index, queries, indexed, found, limits):
     indexed: (flat, offsets, sampled, common), the indexed sets in full, and how many elements of each the index was
         given and how many of those it left out, [sets] each
     found: (similarity [sets] float64, query [sets] int64), updated; of equally near queries the first stays
-    limits: (first, bar); the sets before `first` are not asked
+    limits: (first, bar, floor); the sets before `first` are not asked, and no query below `floor` is told
     """
-    (flat, offsets), (sets, bounds, sampled, common), (best, best_query), (first, bar) = (
+    (flat, offsets), (sets, bounds, sampled, common), (best, best_query), (first, bar, floor) = (
         queries, indexed, found, limits
     )  # fmt: skip
     counts = np.zeros(len(best), dtype=np.int32)
@@ -160,13 +161,13 @@ def nearest(index, queries, indexed, found, limits):
             size, counted = bounds[member + 1] - bounds[member], counts[member]
             counts[member] = 0
             most = _at_most(counted, common[member], sampled[member], size, len(query))
-            if most <= best[member] and most < bar:
+            if most < floor or (most <= best[member] and most < bar):
                 continue
             if sampled[member] == size and not common[member]:
                 similarity = counted / (size + len(query) - counted)
             else:
                 similarity = _jaccard(query, sets[bounds[member] : bounds[member + 1]])
             pairs += similarity >= bar
-            if similarity > best[member]:
+            if similarity >= floor and similarity > best[member]:
                 best[member], best_query[member] = similarity, number
     return pairs

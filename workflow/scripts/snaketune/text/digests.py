@@ -16,8 +16,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
+from snaketune.compiled import njit
 from snaketune.text.minhash import GOLDEN, code_point, scramble
 from snaketune.text.text_kernels import buffers
 from snaketune.text.words import KIND_SHIFT, SIZE, WHITE, table

@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
+from snaketune.compiled import njit
 from snaketune.text.minhash import scramble
 
 NOTHING = 0  # the key of a null

@@ -21,8 +21,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
+from snaketune.compiled import njit
 from snaketune.text import words as alphabet
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -22,7 +22,8 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
+
+from snaketune.compiled import njit
 
 # What is counted in each text, by column.
 STATISTICS = (
