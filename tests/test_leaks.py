@@ -196,7 +196,8 @@ def test_the_nearest_row_is_that_of_brute_force(
         assert line["train_row_id"] in rows if similarity else line["train_row_id"] is None
     for split in ("validation", "test"):
         assert sum(report["near"]["histogram"][split]) == report["near"]["rows"][split] == len(tables[split])
-    wanted = np.histogram([expected[one["row_id"]][0] for one in tables["test"]], [0, *np.arange(0.3 - 1e-9, 1.04, 0.05)])[0]
+    edges = [0, *np.arange(0.3 - 1e-9, 1.04, 0.05)]
+    wanted = np.histogram([expected[one["row_id"]][0] for one in tables["test"]], edges)[0]
     if indexed > 100:
         assert report["near"]["histogram"]["test"] == wanted.tolist()
 
