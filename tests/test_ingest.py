@@ -23,6 +23,13 @@ def test_a_template_that_names_a_missing_or_null_field_sets_the_row_aside(tmp_pa
     assert json.loads(aside[0]["head"]) == {"q": "two?"}
 
 
+def test_a_template_may_have_a_default_for_a_missing_or_null_field(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "raw.jsonl", [{"a": "one"}, {"a": None}, {"b": "two"}, {"a": ""}])
+    rows, aside = taken(path, "jsonl", templates=[{"completion": "{{ a | default('none', true) }}"}])
+    assert [row["completion"] for row in rows] == ["one", "none", "none", "none"]
+    assert not aside
+
+
 def test_a_raw_row_gives_a_row_for_each_template_or_none(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"a": "1", "b": "2"}, {"a": "1", "b": "\ud800"}, {"a": "1"}])
     rows, aside = taken(path, "jsonl", templates=[{"completion": "{{ a }}"}, {"completion": "{{ b }}"}])

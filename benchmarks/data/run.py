@@ -113,7 +113,7 @@ def peer(work: Path, data: Path, script: str, python: str, *arguments: str) -> F
 def truth(data: Path, folder: Path, threshold: float) -> Figures:
     """What was planted against what was found: recall by similarity, and pairs that should not be there."""
     ids = _ids(folder)
-    planted = pq.read_table(data / "truth.parquet").to_pandas().query("kind == 'near_duplicate'")
+    planted = pq.read_table(data / "truth.parquet").to_pandas().query("kind == 'near'")
     clusters = pq.read_table(folder / "results/bench/dedup/clusters.parquet", columns=["row_id", "cluster"]).to_pandas()
     cluster_of = clusters.drop_duplicates("row_id").set_index("row_id")["cluster"]
     together = planted["id_a"].map(ids).map(cluster_of).eq(planted["id_b"].map(ids).map(cluster_of))

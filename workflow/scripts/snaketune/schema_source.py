@@ -30,7 +30,8 @@ class Columns(Section):
 
 
 class Template(Section):
-    """Jinja templates (sandboxed) over a raw row; each template makes one row of it."""
+    """Jinja templates (sandboxed) over a raw row; each template makes one row of it. A field that is missing or null
+    puts the row aside, unless the template has a default for it: `{{ field | default('none', true) }}`."""
 
     completion: str = Field(..., description="The text to be learnt.")
     prompt: str | None = Field(None, description="What comes before it; leave out for plain text.")
