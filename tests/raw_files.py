@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from builders import read, settings
 from ingest import ingest
-from snaketune.ingest.sources import Bad, Raw, opened
+from snaketune.ingest.formats import Bad, Raw
+from snaketune.ingest.sources import opened
 from snaketune.ingest.sources import read as read_raw
 
 

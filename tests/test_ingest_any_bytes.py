@@ -16,7 +16,7 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
 from raw_files import cut, good, parquet_bytes, rows_of, taken
-from snaketune.ingest.sources import FORMATS, Bad, Raw
+from snaketune.ingest.formats import FORMATS, Bad, Raw
 from snaketune.job import StageError
 
 FAST = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}

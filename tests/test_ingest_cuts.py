@@ -14,7 +14,7 @@ from builders import read, settings
 from ingest import ingest
 from raw_files import bad, cut, evenly, good, rows_of
 from snaketune.ingest import pieces
-from snaketune.ingest.sources import Bad, Raw
+from snaketune.ingest.formats import Bad, Raw
 from snaketune.ingest.sources import read as read_raw
 
 ENDS = {

@@ -13,7 +13,8 @@ import pytest
 
 from builders import settings
 from raw_files import bad, good, rows_of, taken, zst
-from snaketune.ingest.sources import Bad, Raw, opened
+from snaketune.ingest.formats import Bad, Raw
+from snaketune.ingest.sources import opened
 
 TABLE = pa.table({"text": [f"row {number}" for number in range(20)], "n": range(20)})
 ROWS = [(number + 1, {"text": f"row {number}", "n": number}) for number in range(20)]

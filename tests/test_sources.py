@@ -9,7 +9,7 @@ import pytest
 
 from raw_files import PACKERS, bad, good, parquet_bytes, rows_of
 from snaketune.ingest import pieces
-from snaketune.ingest.sources import format_of
+from snaketune.ingest.formats import format_of
 
 CONTENTS = {
     "csv": ('text\none\n"zwei\n"\nтри\n'.encode(), [2, 3, 5]),

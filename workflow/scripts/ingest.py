@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from snaketune.ingest.sources import HEAD_CHARS, Bad, Raw, opened
+from snaketune.ingest.formats import HEAD_CHARS, Bad, Raw
+from snaketune.ingest.sources import opened
 from snaketune.ingest.typed import Maker, MissingFieldError, as_text, columns_of, maker
 from snaketune.job import StageError, run
 from snaketune.rows import BATCH_BYTES, BATCH_ROWS, QUARANTINE, ROW, TableWriter, row_id

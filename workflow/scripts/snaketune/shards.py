@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snaketune.config import ConfigError
-from snaketune.ingest.sources import COMPRESSED, format_of
+from snaketune.ingest.formats import COMPRESSED, format_of
 
 # path, name (in the tables), format; start and end: the bytes of a piece where the file is cut, else 0 and None
 RawFile = dict[str, Any]

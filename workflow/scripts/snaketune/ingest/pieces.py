@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 
 import pyarrow as pa
 
-from snaketune.ingest.sources import HEAD_CHARS, Bad
+from snaketune.ingest.formats import HEAD_CHARS, Bad
 
 PIECE = 1 << 19
 CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
+from snaketune.ingest.formats import HEAD_CHARS, Bad, Raw
 from snaketune.ingest.pieces import Long, Place, lines, too_long, undecodable
-from snaketune.ingest.sources import HEAD_CHARS, Bad, Raw
 
 
 class _Decoded:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from snaketune.ingest.formats import HEAD_CHARS, Bad, Raw
 from snaketune.ingest.pieces import BrokenError, Long, Place, shown, text_pieces, too_long
 from snaketune.ingest.readers_text import parsed
-from snaketune.ingest.sources import HEAD_CHARS, Bad, Raw
 
 STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 MARK = re.compile(rb'["\[\]{},]')

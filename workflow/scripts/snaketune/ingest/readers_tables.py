@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from snaketune.ingest.formats import Bad, Raw
 from snaketune.ingest.pieces import BrokenError, Place, broken, on_disk
-from snaketune.ingest.sources import Bad, Raw
 
 BATCH_BYTES = 4_000_000  # of the table in memory, about
 BATCH_ROWS = 8192

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
+from snaketune.ingest.formats import Bad, Raw
 from snaketune.ingest.pieces import BOM, BrokenError, Long, Place, lines, shown, text_pieces, too_long, undecodable
-from snaketune.ingest.sources import Bad, Raw
 
 
 def jsonl(place: Place) -> Iterator[Raw | Bad]:

@@ -2,64 +2,23 @@
 
 A reader yields `Raw` (the line on which the row starts, 1-based, and its fields) or `Bad` (the line, the reason and
 the beginning of what stood there). Nothing is skipped: what cannot be read is a `Bad`. The readers stand in modules of
-their own, which are imported where they are used, because the Snakefile asks `format_of` in every call.
+their own, and what they have in common in `formats` and `pieces`.
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-if TYPE_CHECKING:
-    import zipfile
-
-    from snaketune.ingest.pieces import Place
-
-HEAD_CHARS = 200
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".text": "text",
-    ".md": "markdown",
-    ".markdown": "markdown",
-    ".html": "html",
-    ".htm": "html",
-    ".arrow": "arrow",
-    ".zip": "zip",
-}
-COMPRESSED = (".gz", ".zst", ".bz2")
-
-
-class Raw(NamedTuple):
-    """A raw row: where it starts, and its fields."""
-
-    line: int
-    fields: dict[str, Any]
-
-
-class Bad(NamedTuple):
-    """What could not be read as a row: where, why, and how it begins."""
-
-    line: int
-    reason: str
-    head: str
-
-
-Items = Iterator[Raw | Bad]
-
-
-def format_of(name: str) -> str | None:
-    """The format that a file's name tells, or None."""
-    path = Path(name)
-    suffixes = [suffix for suffix in path.suffixes if suffix not in COMPRESSED]
-    return FORMATS.get(suffixes[-1].lower()) if suffixes else None
+from snaketune.ingest.formats import COMPRESSED, Bad, Items, format_of
+from snaketune.ingest.pieces import FAULTS, Place, broken
+from snaketune.ingest.readers_csv import delimited
+from snaketune.ingest.readers_json import json_items
+from snaketune.ingest.readers_tables import arrow, parquet
+from snaketune.ingest.readers_text import jsonl, text
 
 
 def read(path: str | Path, name: str, kind: str, text_unit: str = "file", max_line_mb: int = 64) -> Items:
@@ -79,8 +38,6 @@ def opened(file: dict[str, Any], settings: dict[str, Any], wanted: Collection[st
     `source`: format (of the members of an archive), text_unit, max_line_mb. Of a table with columns only the `wanted`
     ones need be read.
     """
-    from snaketune.ingest.pieces import Place
-
     path, limit = file["path"], settings["max_line_mb"] * 1_000_000
     if file["format"] == "zip":
         yield from _members(path, file["name"], settings, wanted)
@@ -96,21 +53,13 @@ def _packed(name: str) -> str | None:
 
 
 def _reader(place: Place, name: str, kind: str, text_unit: str, wanted: Collection[str]) -> Items:
-    """The rows of one place. The modules are imported by need: Arrow's and csv's are not free."""
+    """The rows of one place."""
     if kind in ("csv", "tsv"):
-        from snaketune.ingest.readers_csv import delimited
-
         return delimited(place, "," if kind == "csv" else "\t")
     if kind in ("parquet", "arrow"):
-        from snaketune.ingest.readers_tables import arrow, parquet
-
         return (parquet if kind == "parquet" else arrow)(place, partial(_columns, wanted))
     if kind == "json":
-        from snaketune.ingest.readers_json import json_items
-
         return json_items(place)
-    from snaketune.ingest.readers_text import jsonl, text
-
     if kind == "jsonl":
         return jsonl(place)
     about = {"file": name, "stem": PurePosixPath(name).stem}
@@ -124,10 +73,6 @@ def _columns(wanted: Collection[str], names: list[str]) -> list[str]:
 
 def _members(path: str, name: str, settings: dict[str, Any], wanted: Collection[str]) -> Iterator[tuple[str, Items]]:
     """The members of a zip archive in the order of their names; hidden ones are left out, as in a folder."""
-    import zipfile
-
-    from snaketune.ingest.pieces import FAULTS, Place, broken
-
     try:
         archive = zipfile.ZipFile(path)
     except FAULTS as error:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from snaketune.ingest.sources import FORMATS, Bad, format_of, read
+from snaketune.ingest.formats import FORMATS, Bad, format_of
+from snaketune.ingest.sources import read
 from snaketune.job import StageError
 from snaketune.text import minhash
 
