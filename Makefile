@@ -35,8 +35,8 @@ lock: ## Newest versions that pyproject.toml allows, written to requirements.loc
 	  $(VENV)/lock/bin/python -m pip freeze --exclude snaketune | sed 's/+cpu$$//; /^nvidia-/d; /^triton==/d'; } > requirements.lock
 	rm -rf $(VENV)/lock
 
-clean-store: ## Forget finished trainings and checkpoints; results stay
-	rm -rf results/.store
+clean-store: $(READY) ## Forget finished trainings; results stay. FORCE=1: those under way too
+	@$(BIN)/python workflow/scripts/snaketune/store.py clear $(if $(FORCE),--force)
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -39,4 +39,9 @@ rule all:
 
 
 onsuccess:
+    prune_store()
     print(terminal.closing(dag.names))
+
+
+onerror:
+    prune_store()

@@ -19,7 +19,8 @@ TOKENS = {"tokenize", "tokens", "ledger", "data_report"}
 DATA = {"ingest", "clean", "sign", "dedup", "split", "leaks"} | TOKENS
 MODEL = {"train", "curves", "likelihood", "generate", "score", "metrics"}
 PAGES = {"report", "card", "leaderboard"}
-WHOLE = DATA | MODEL | PAGES | {"manifest"}
+AHEAD = {"plan", "preflight"}
+WHOLE = DATA | AHEAD | MODEL | PAGES | {"manifest"}
 AFTER_METRICS = {"metrics", *PAGES}
 AFTER_CLEAN = WHOLE - {"ingest", "clean"}
 AFTER_DEDUP = AFTER_CLEAN - {"sign", "dedup"}
@@ -109,12 +110,14 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "an edit in deduplicate.py": (append(f"{SCRIPTS}/deduplicate.py"), AFTER_CLEAN - {"sign"}),
     "an edit in split.py": (append(f"{SCRIPTS}/split.py"), AFTER_DEDUP),
     "an edit in leaks.py": (append(f"{SCRIPTS}/leaks.py"), {"leaks", "data_report"} | AFTER_METRICS | RECORD),
-    "an edit in encode.py": (append(f"{SCRIPTS}/encode.py"), TOKENS | MODEL | PAGES | RECORD),
-    "an edit in gather.py": (append(f"{SCRIPTS}/gather.py"), TOKENS - {"tokenize"} | MODEL | PAGES | RECORD),
+    "an edit in encode.py": (append(f"{SCRIPTS}/encode.py"), TOKENS | AHEAD | MODEL | PAGES | RECORD),
+    "an edit in gather.py": (append(f"{SCRIPTS}/gather.py"), TOKENS - {"tokenize"} | AHEAD | MODEL | PAGES | RECORD),
     "an edit in ledger.py": (append(f"{SCRIPTS}/ledger.py"), {"ledger", "data_report"} | RECORD),
     "an edit in data_report.py": (append(f"{SCRIPTS}/data_report.py"), {"data_report"} | RECORD),
     "an edit in a stage that is off": (append(f"{SCRIPTS}/augment.py", f"{SCRIPTS}/decontaminate.py"), RECORD),
     "an edit in train.py": (append(f"{SCRIPTS}/train.py"), MODEL | PAGES | RECORD),
+    "an edit in preflight.py": (append(f"{SCRIPTS}/preflight.py"), {"preflight"} | MODEL | PAGES | RECORD),
+    "an edit in the training loop": (append(f"{SCRIPTS}/snaketune/model/loop.py"), MODEL | PAGES | RECORD),
     "an edit in curves.py": (append(f"{SCRIPTS}/curves.py"), {"curves"} | RECORD),
     "an edit in likelihood.py": (append(f"{SCRIPTS}/likelihood.py"), {"likelihood", "score"} | AFTER_METRICS | RECORD),
     "an edit in generate.py": (append(f"{SCRIPTS}/generate.py"), {"generate", "score"} | AFTER_METRICS | RECORD),
@@ -129,7 +132,10 @@ CASES: dict[str, tuple[Change, set[str]]] = {
         append(f"{SCRIPTS}/snaketune/text/minhash.py", f"{SCRIPTS}/snaketune/pages/samples.py"),
         AFTER_CLEAN,
     ),
-    "an edit in the module of the model stages": (append(f"{SCRIPTS}/snaketune/model/lm.py"), MODEL | PAGES | RECORD),
+    "an edit in the module of the model stages": (
+        append(f"{SCRIPTS}/snaketune/model/lm.py"),
+        {"preflight"} | MODEL | PAGES | RECORD,
+    ),
     "the section source": (setting("source", keep=["topic"]), WHOLE),
     "the section clean": (setting("clean", min_chars=4), WHOLE - {"ingest"}),
     "the section dedup": (setting("dedup", threshold=0.7), AFTER_CLEAN - {"sign"}),
@@ -146,13 +152,16 @@ CASES: dict[str, tuple[Change, set[str]]] = {
         lambda folder: (setting("leaks", near="report")(folder), setting("train", learning_rate=0.02)(folder)),
         {"leaks", "data_report"} | MODEL | PAGES | RECORD,
     ),
-    "the section tokenize": (setting("tokenize", separator=" "), TOKENS | MODEL | PAGES | RECORD),
+    "the section tokenize": (setting("tokenize", separator=" "), TOKENS | AHEAD | MODEL | PAGES | RECORD),
     "the section model": (setting("model", save_dtype="bfloat16"), MODEL | PAGES | RECORD),
     "the section train": (setting("train", learning_rate=0.02), MODEL | PAGES | RECORD),
-    "two swapped values in train": (setting("train", batch_size=2, evaluations=4), MODEL | PAGES | RECORD),
+    "two swapped values in train": (setting("train", batch_size=2, evaluations=4), AHEAD | MODEL | PAGES | RECORD),
+    "what the preflight tries": (setting("train", attention="eager"), {"preflight"} | MODEL | PAGES | RECORD),
+    "the order of a training alone": (append(f"{SCRIPTS}/plan.py"), AHEAD | MODEL | PAGES | RECORD),
+    "the limit of the store": (top(store={"limit_gb": 5}), set()),
     "where special tokens are read": (
         setting("tokenize", special_tokens="parse"),
-        TOKENS | MODEL | PAGES | RECORD,
+        TOKENS | AHEAD | MODEL | PAGES | RECORD,
     ),
     "the section generate": (setting("generate", max_new_tokens=4), {"generate", "score"} | AFTER_METRICS | RECORD),
     "the section score": (setting("score", rouge_stemmer=True), {"score"} | AFTER_METRICS | RECORD),
@@ -162,7 +171,7 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "a deleted table in the middle": (delete("results/micro/clean/rows-00000.parquet"), WHOLE - {"ingest"}),
     "a deleted token folder": (
         delete("results/micro/tokens/validation"),
-        TOKENS | MODEL | PAGES | {"manifest"},
+        TOKENS | AHEAD | MODEL | PAGES | {"manifest"},
     ),
     "a deleted page": (delete("results/micro/report.html"), {"report"}),
 }

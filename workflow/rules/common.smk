@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
 
 from snaketune import config as configuration, terminal
 from snaketune.dag import SIDES, SPLITS, Dag, code_of, files_of, happens, settings_of
+from snaketune.store import prune
 
 terminal.quieten(logger, local=lambda: workflow.local_exec)
 
@@ -133,6 +134,11 @@ def model_files(wildcards):
     return [f"{model_folder(wildcards)}/{name}" for name in names]
 
 
+def processes(wildcards):
+    """How many processes train, and so how many GPUs."""
+    return dag.settings[wildcards.run]["train"]["processes"]
+
+
 def raw_files(wildcards):
     """The raw files of a shard, each with its path, its name in the tables, and its format."""
     return dag.raw(wildcards.run)[wildcards.shard]
@@ -170,6 +176,12 @@ def both_sides(stage, folder=None):
     """The tables of base and tuned."""
     places = {side: of(f"{stage}_{side}", f"{folder or stage}/{side}.parquet") for side in SIDES}
     return lambda wildcards: [places[side](wildcards) for side in SIDES]
+
+
+def prune_store():
+    """Keep the stored trainings within their limit; what was used longest ago goes first."""
+    if done := prune(Path("results/.store"), dag.settings[dag.names[0]]["store"]["limit_gb"]):
+        print(done)
 
 
 def leaderboard_entries(wildcards):

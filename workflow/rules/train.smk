@@ -1,9 +1,12 @@
 """Train: the base model and the tokens to the tuned model.
 
 Reads   tokens/{train,validation}, the base model
-Writes  model/ (without its card), train/history.jsonl, train/summary.json, train/curves.svg
-Why     only final files are declared. Work in progress stands in results/.store/<fingerprint>/, which Snakemake does
-        not touch: it survives failures, and an equal fingerprint hands the stored model back instead of training again
+Writes  train/plan.{arrow,json}, train/preflight.json, model/ (without its card), train/{history,speed,samples}.jsonl,
+        train/summary.json
+Why     the plan fixes which rows meet in which step, whatever the hardware; the preflight finds faults in seconds, and
+        how this device computes the plan best. Of the training only final files are declared: work in progress stands
+        in results/.store/<fingerprint>/, which Snakemake does not touch. It survives failures, and an equal fingerprint
+        hands the stored model back instead of training again
 """
 
 
@@ -45,12 +48,62 @@ rule init_base:
         "../scripts/init_base.py"
 
 
+rule plan:
+    """Deal the rows to blocks and the blocks to steps, for the whole training."""
+    input:
+        train=of("tokens", "tokens/train.json"),
+        validation=of("tokens", "tokens/validation.json"),
+        states=ancient(of("tokens", "tokens/train/state.json", "tokens/validation/state.json")),
+        code=code("plan.py"),
+    output:
+        plan="results/{run}/train/plan.arrow",
+        about="results/{run}/train/plan.json",
+    log:
+        "logs/{run}/plan.log",
+    benchmark:
+        "logs/{run}/benchmarks/plan.tsv"
+    params:
+        settings=settings("plan"),
+    script:
+        "../scripts/plan.py"
+
+
+rule preflight:
+    """Try model, data and device for some seconds before hours are spent; choose attention, precision and passes."""
+    input:
+        train=of("tokens", "tokens/train.json"),
+        validation=of("tokens", "tokens/validation.json"),
+        states=ancient(of("tokens", "tokens/train/state.json", "tokens/validation/state.json")),
+        plan=of("plan", "train/plan.arrow"),
+        about=of("plan", "train/plan.json"),
+        base=base_files,
+        code=code("preflight.py"),
+    output:
+        preflight="results/{run}/train/preflight.json",
+    log:
+        "logs/{run}/preflight.log",
+    benchmark:
+        "logs/{run}/benchmarks/preflight.tsv"
+    threads: 8
+    resources:
+        gpu=processes,
+        mem_mb=16000,
+    params:
+        settings=settings("preflight"),
+        base=base_folder,
+    script:
+        "../scripts/preflight.py"
+
+
 rule train:
     """Tune the model; keep the checkpoint with the best validation loss."""
     input:
         train=of("tokens", "tokens/train.json"),
         validation=of("tokens", "tokens/validation.json"),
         states=ancient(of("tokens", "tokens/train/state.json", "tokens/validation/state.json")),
+        plan=of("plan", "train/plan.arrow"),
+        about=of("plan", "train/plan.json"),
+        preflight=of("preflight", "train/preflight.json"),
         base=base_files,
         code=code("train.py"),
     output:
@@ -59,6 +112,8 @@ rule train:
         tokenizer="results/{run}/model/tokenizer.json",
         tokenizer_config="results/{run}/model/tokenizer_config.json",
         history="results/{run}/train/history.jsonl",
+        speed="results/{run}/train/speed.jsonl",
+        samples="results/{run}/train/samples.jsonl",
         summary="results/{run}/train/summary.json",
     log:
         "logs/{run}/train.log",
@@ -66,7 +121,7 @@ rule train:
         "logs/{run}/benchmarks/train.tsv"
     threads: 8
     resources:
-        gpu=1,
+        gpu=processes,
         mem_mb=16000,
     params:
         settings=settings("train"),

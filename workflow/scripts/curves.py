@@ -1,7 +1,10 @@
 """The loss curves of a training, as a drawing that carries its own reading.
 
-In:  train/history.jsonl (training and evaluation lines)
-Out: train/curves.svg: training and validation loss against step, the best checkpoint marked, the learning rate below
+In:  train/history.jsonl (a line for each step and each evaluation)
+Out: train/curves.svg: training and validation loss against step, the base model and the best checkpoint marked; below
+     it the validation accuracy and the learning rate
+
+Memory and speed are not drawn: they differ from run to run, and the same training gives the same drawing.
 
 The sentence about over- and underfitting stands in the drawing's <desc>, so that a screen reader gets the message too.
 """

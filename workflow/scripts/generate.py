@@ -4,21 +4,20 @@ In:  tokens/test/, split/test.parquet, the folder of a model
 Out: generate/<side>.parquet: row_id, prompt, reference, output, n_tokens, stopped
 
 Base and tuned model get the same token ids and the same decoding: that of the settings, and nothing of what the model's
-own generation_config.json adds (a repetition penalty, say). Prompts are sorted by length and padded on the left
-with an attention mask, which makes a batched answer equal to the answer alone. A row of plain text gives its first
-tokens as the prompt and what follows as the reference.
+own generation_config.json adds (a repetition penalty, say). Prompts are sorted by length, so that a batch has little
+padding; an answer does not hang on it (snaketune.model.decoding).
 """
 
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from snaketune.job import StageError, run
 from snaketune.model.batches import Rows
+from snaketune.model.decoding import answers, questions
 from snaketune.model.lm import device_of, load_model, load_tokenizer, positions_of
 from snaketune.rows import read_table, write_table
 
@@ -75,49 +74,16 @@ def prompts(rows: Rows, texts: str, tokenizer: Any, settings: dict[str, Any]) ->
     """What is asked: token ids, the text of the prompt and the reference, one for each row of the split."""
     table = read_table(texts, ["row_id", "prompt", "completion"])
     text_of = {row["row_id"]: row for row in table.to_pylist()}
-    first = {row_id: row for row, row_id in reversed(list(enumerate(rows.row_ids)))}  # a text's first chunk
     asked = []
-    for row_id in sorted(first)[: settings["limit"]]:
-        ids = rows[first[row_id]].astype(np.int64)
-        cut = int(rows.prompt_lengths[first[row_id]])
-        row = text_of[row_id]
-        if cut == 0:
-            cut = min(settings["text_prompt_tokens"], max(1, len(ids) // 2))
-            rest = ids[cut : cut + settings["max_new_tokens"]]
-            row = row | {
-                "prompt": tokenizer.decode(ids[:cut], skip_special_tokens=True),
-                "completion": tokenizer.decode(rest, skip_special_tokens=True).strip(),
-            }
-        asked.append({"row_id": row_id, "prompt": row["prompt"], "reference": row["completion"], "ids": ids[:cut]})
+    for question in questions(rows, settings["limit"], settings["text_prompt_tokens"]):
+        row = text_of[question.row_id]
+        prompt, reference = row["prompt"], row["completion"]
+        if question.invented:
+            prompt = tokenizer.decode(question.prompt, skip_special_tokens=True)
+            rest = question.follows[: settings["max_new_tokens"]]
+            reference = tokenizer.decode(rest, skip_special_tokens=True).strip()
+        asked.append({"row_id": question.row_id, "prompt": prompt, "reference": reference, "ids": question.prompt})
     return asked
-
-
-def answers(network: Any, ids: list[np.ndarray], tokenizer: Any, settings: dict[str, Any]) -> list[list[int]]:
-    """The new token ids of each prompt; the last is the end-of-text token where the model ended by itself."""
-    width = max(map(len, ids))
-    batch = np.full((len(ids), width), tokenizer.eos_token_id, dtype=np.int64)
-    mask = np.zeros_like(batch)
-    for row, prompt in enumerate(ids):
-        batch[row, width - len(prompt) :] = prompt
-        mask[row, width - len(prompt) :] = 1
-    strategy: dict[str, Any] = {"do_sample": settings["strategy"] == "sample", "num_beams": settings["num_beams"]}
-    if settings["strategy"] == "sample":
-        strategy |= {name: settings[name] for name in ("temperature", "top_p", "top_k")}
-    with torch.no_grad():
-        made = network.generate(
-            input_ids=torch.from_numpy(batch).to(network.device),
-            attention_mask=torch.from_numpy(mask).to(network.device),
-            max_new_tokens=settings["max_new_tokens"],
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-            use_cache=True,
-            **strategy,
-        )
-    cut = []
-    for answer in made[:, width:].tolist():
-        ends = answer.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in answer else len(answer)
-        cut.append(answer[:ends])
-    return cut
 
 
 if __name__ == "__main__":

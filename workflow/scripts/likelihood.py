@@ -20,8 +20,9 @@ import pyarrow as pa
 import torch
 
 from snaketune.job import run
-from snaketune.model.batches import Rows, collate, pack
+from snaketune.model.batches import Rows, collate
 from snaketune.model.lm import device_of, isolates, load_model, load_tokenizer, positions_of, token_losses
+from snaketune.packing import pack
 from snaketune.rows import read_table, write_table
 
 LIKELIHOOD = pa.schema(
@@ -96,9 +97,9 @@ def _sums(network: torch.nn.Module, rows: Rows, start: int, end: int, device: to
     with torch.no_grad():
         for at in range(0, len(blocks), size):
             part = blocks[at : at + size]
-            batch = collate(part, sequences, np.zeros(len(sequences), np.int64), "all", end)
-            nll, hit, counted = token_losses(network, **{name: value.to(device) for name, value in batch.items()})
-            owner, place = _owners(part, sequences, batch["labels"], counted.cpu())
+            batch = collate(part, sequences, np.zeros(len(sequences), np.int64), "all", end, "rows").to(device)
+            nll, hit, counted = token_losses(network, batch.input_ids, batch.position_ids, batch.labels())
+            owner, place = _owners(part, sequences, counted.cpu())
             row, answer = row_of[owner], place >= first[owner]
             is_end = place >= ends[owner]
             nll, hit = nll.double().cpu().numpy(), hit.cpu().numpy()
@@ -119,11 +120,11 @@ def _end(sequence: np.ndarray, end: int) -> int:
 
 
 def _owners(
-    blocks: list[list[int]], sequences: list[np.ndarray], labels: torch.Tensor, counted: torch.Tensor
+    blocks: list[list[int]], sequences: list[np.ndarray], counted: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each counted token [n]: the number of its sequence, and its place in it."""
-    owner = np.full(labels.shape, -1, np.int64)
-    place = np.zeros(labels.shape, np.int64)
+    """For each counted token [n]: the number of its sequence, and its place in it. counted: [B, T-1] bool."""
+    owner = np.full((len(blocks), counted.shape[1] + 1), -1, np.int64)
+    place = np.zeros_like(owner)
     for number, block in enumerate(blocks):
         at = 0
         for row in block:

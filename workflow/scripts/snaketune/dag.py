@@ -20,6 +20,14 @@ Settings = dict[str, Any]
 
 SPLITS = ("train", "validation", "test")
 SIDES = ("base", "tuned")
+# What the plan of the batches reads of the section `train`, and what the preflight reads of it. The rest (learning
+# rate, schedule, stopping, ...) reruns neither.
+PLANNED = ("batching", "batch_size", "epochs", "max_steps", "loss_on")
+CHECKED = (
+    *("method", "freeze", "features", "lora", "optimizer", "optimizer_args", "weight_decay", "batching", "batch_size"),
+    *("gradient_accumulation", "loss_on", "precision", "attention", "attention_dropout", "compile"),
+    *("gradient_checkpointing", "deterministic", "processes", "parallel", "average"),
+)
 DATA_SECTIONS = ("clean", "dedup", "decontaminate", "split", "leaks", "augment", "annotate", "tokenize")
 
 # Which stages a stage reads; `reads` has what depends on the settings.
@@ -36,7 +44,9 @@ READS: dict[str, tuple[str, ...]] = {
     "tokens": ("augment", "base"),
     "ledger": ("tokens",),
     "data": ("ledger", "leaks"),
-    "train": ("tokens", "base"),
+    "plan": ("tokens",),
+    "preflight": ("plan", "tokens", "base"),
+    "train": ("plan", "preflight", "tokens", "base"),
     "curves": ("train",),
     "likelihood_base": ("tokens", "base"),
     "likelihood_tuned": ("tokens", "train"),
@@ -46,7 +56,7 @@ READS: dict[str, tuple[str, ...]] = {
     "score_tuned": ("likelihood_tuned", "generate_tuned"),
     "metrics": ("score_base", "score_tuned", "leaks"),
     "manifest": ("train",),
-    "report": ("metrics", "ledger", "curves", "manifest"),
+    "report": ("metrics", "ledger", "curves", "preflight", "manifest"),
     "card": ("metrics",),
 }
 
@@ -71,7 +81,12 @@ STAGE_FILES: dict[str, tuple[str, ...]] = {
     ),
     "ledger": ("ledger.parquet", "ingest/quarantine.parquet"),
     "data": ("data.html",),
-    "train": ("model/config.json", "model/model.safetensors", "train/history.jsonl", "train/summary.json"),
+    "plan": ("train/plan.arrow", "train/plan.json"),
+    "preflight": ("train/preflight.json",),
+    "train": (
+        *(f"model/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")),
+        *(f"train/{name}" for name in ("history.jsonl", "speed.jsonl", "samples.jsonl", "summary.json")),
+    ),
     "curves": ("train/curves.svg",),
     **{f"{stage}_{side}": (f"{stage}/{side}.parquet",) for stage in ("likelihood", "generate") for side in SIDES},
     **{f"score_{side}": (f"scores/{side}.parquet",) for side in SIDES},
@@ -87,6 +102,7 @@ def settings_of(settings: Settings, stage: str) -> Settings:
     model, seed = settings["model"], {"seed": settings["seed"]}
     remote = {"trust_remote_code": model["trust_remote_code"]}
     score = {"score": settings["score"], "compare": settings["compare"], "run": settings["run"]}
+    told = {key: value for key, value in settings.items() if key != "store"}
     near = _pick(settings["leaks"], "similarity") | _pick(settings["dedup"], "shingle_words")
     parts: dict[str, Settings] = {
         "ingest": {key: value for key, value in settings["source"].items() if key != "shard_mb"},
@@ -100,15 +116,17 @@ def settings_of(settings: Settings, stage: str) -> Settings:
         "annotate": settings["annotate"] | seed,
         "base": model["from_scratch"] | seed if model["from_scratch"] else _pick(model, "base", "revision") | remote,
         "tokens": settings["tokenize"] | remote,
-        "train": settings["train"] | seed | remote | _pick(model, "save_dtype"),
+        "plan": _pick(settings["train"], *PLANNED) | seed,
+        "preflight": _pick(settings["train"], *CHECKED) | seed | remote,
+        "train": settings["train"] | seed | remote | _pick(model, "save_dtype") | {"base_name": model["base"]},
         "likelihood": remote | _pick(settings["tokenize"], "special_tokens"),
         "generate": settings["generate"] | seed | remote,
         "score": settings["score"],
         "metrics": score | seed,
         "data": _pick(settings, "run", "source", *DATA_SECTIONS) | seed,
-        "report": settings,
-        "card": settings,
-        "manifest": settings,
+        "report": told,
+        "card": told,
+        "manifest": told,
     }
     return parts.get(stage.partition("_")[0], {})
 

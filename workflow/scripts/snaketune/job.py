@@ -47,6 +47,11 @@ def say(line: str, end: str = "\n") -> None:
     _Terminal.stream.flush()
 
 
+def speak_through(stream: TextIO) -> None:
+    """Let `say` write to another stream: in a process that the job has started, to the job that passes it on."""
+    _Terminal.stream = stream
+
+
 def interactive() -> bool:
     """Whether a person looks at a terminal that can redraw its last line."""
     return _Terminal.stream.isatty()

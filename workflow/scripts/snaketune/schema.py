@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from snaketune.schema_clean import Clean
 from snaketune.schema_data import Annotate, Augmentation, Decontaminate, Dedup, Leaks, Split, Tokenize
 from snaketune.schema_source import Source
+from snaketune.schema_train import Train
 from snaketune.sections import Section
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
@@ -60,33 +61,6 @@ class Model(Section):
         if not self.base and not self.from_scratch:
             raise ValueError("name a `base` (a folder or a model of the Hub), or set `from_scratch`")
         return self
-
-
-class Train(Section):
-    """How the model learns."""
-
-    epochs: float = Field(3, gt=0, description="Passes over the train split.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after so many steps, whatever `epochs` says.")
-    learning_rate: float = Field(5e-5, gt=0, lt=1, description="Peak learning rate (AdamW).")
-    scheduler: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt"] = Field(
-        "linear", description="Course of the learning rate after the warm-up."
-    )
-    warmup: float = Field(0.05, ge=0, description="Warm-up: a share of all steps if below 1, else steps.")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay; never on biases and norms.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    batching: Literal["packed", "length_grouped"] = Field(
-        "packed", description="Several rows in one sequence, isolated from each other; or rows of like length padded."
-    )
-    batch_size: int = Field(8, ge=1, description="Sequences in a forward pass: blocks of `max_length`, or rows.")
-    gradient_accumulation: int = Field(1, ge=1, description="Forward passes in a step.")
-    loss_on: Literal["completion", "all"] = Field("completion", description="Which tokens the loss counts.")
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        "auto", description="`auto`: bf16 where the device computes it, else fp32."
-    )
-    evaluations: int = Field(6, ge=1, description="How often the validation split is scored and a checkpoint kept.")
-    early_stopping: int | None = Field(
-        3, ge=1, description="Stop after so many evaluations without a better validation loss; empty: never."
-    )
 
 
 class Generate(Section):
@@ -139,6 +113,12 @@ class Report(Section):
     samples: int = Field(8, ge=0, description="Test rows shown with the answers of base and tuned.")
 
 
+class Store(Section):
+    """Finished trainings and checkpoints, in results/.store/: what was trained before is handed back in a second."""
+
+    limit_gb: float = Field(20, gt=0, description="Beyond this, what was used longest ago is removed after a run.")
+
+
 class Config(Section):
     """A run: from raw rows to a scored model."""
 
@@ -161,6 +141,7 @@ class Config(Section):
     score: Score = Field(default_factory=Score, description=Score.__doc__)
     compare: Compare = Field(default_factory=Compare, description=Compare.__doc__)
     report: Report = Field(default_factory=Report, description=Report.__doc__)
+    store: Store = Field(default_factory=Store, description=Store.__doc__)
     variants: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]] = Field(
         {},
         description="Named partial overrides of this configuration; each reuses what it does not change.",

@@ -122,15 +122,21 @@ def device_of(gpus: int) -> torch.device:
 
 
 def precision_of(wanted: str, device: torch.device) -> str:
-    """The number format of the forward pass. Raises StageError for one that the device does not compute."""
+    """The number format of the forward pass. Raises StageError for one that the device does not compute.
+
+    fp32 is IEEE's; tf32 lets a GPU multiply with 10 bits of the mantissa. `auto`: bf16 where the device computes it,
+    else fp16 on a GPU (Volta, Turing) and fp32 on a CPU.
+    """
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False
     if wanted == "auto":
-        return "bf16" if bf16 else "fp32"
+        return "bf16" if bf16 else "fp16" if device.type == "cuda" else "fp32"
     if wanted == "fp16" and device.type != "cuda":
         raise StageError("`train.precision: fp16` needs a GPU; set `auto`, `bf16` or `fp32`")
+    if wanted == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise StageError("`train.precision: tf32` needs a GPU of Ampere or later; set `auto` or `fp32`")
     if wanted == "bf16" and device.type == "cuda" and not bf16:
         raise StageError("`train.precision: bf16` is not computed by this GPU; set `auto`, `fp16` or `fp32`")
     return wanted

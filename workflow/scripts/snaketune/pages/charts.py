@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from snaketune.pages.history import History, Point
+from snaketune.pages.history import History, Point, mean
 
-WIDTH, HEIGHT = 720, 420
-LEFT, RIGHT = 72, 704
-LOSS_TOP, LOSS_BOTTOM = 48, 268
-RATE_TOP, RATE_BOTTOM = 312, 366
-MOST_POINTS = 240
+WIDTH = 720
+LEFT, RIGHT = 84, 692
+LOSS_TOP, LOSS_BOTTOM = 66, 286
+PANEL, BETWEEN = 54, 44  # the height of a small drawing below the loss, and the room above it for its name
+FEWEST_BUCKETS, MOST_BUCKETS = 60, 300
+FEW_STEPS = 5  # in a bucket, where there are enough steps for that
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 # Inlined into a page, a style applies to the whole page: hence every selector begins with `.curves`.
@@ -34,9 +35,12 @@ STYLE = """
 .curves .rule { stroke: var(--rule); stroke-width: 1; }
 .curves .line { fill: none; stroke-linejoin: round; stroke-linecap: round; }
 .curves .train { stroke: var(--train); stroke-width: 1.5; }
+.curves .band { fill: var(--train); fill-opacity: .18; }
 .curves .valid { stroke: var(--valid); stroke-width: 2.25; }
 .curves .rate { stroke: var(--soft); stroke-width: 1.5; }
 .curves .dot { fill: var(--valid); }
+.curves .base { fill: var(--paper); stroke: var(--valid); stroke-width: 2; }
+.curves .level { stroke: var(--valid); stroke-width: 1; stroke-dasharray: 6 4; opacity: .6; }
 .curves .ring { fill: var(--paper); stroke: var(--valid); stroke-width: 2.5; }
 .curves .best { stroke: var(--valid); stroke-width: 1; stroke-dasharray: 2 4; }
 @media (max-width: 520px) { .curves { font-size: 21px; } .curves .second { display: none; } }
@@ -90,63 +94,106 @@ def scientific(value: float) -> str:
     return ("" if head == "1" else f"{head}×") + f"10{str(power).translate(SUPERSCRIPT)}"
 
 
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """At most `most` points: the means of equal runs of neighbours, so that a long training stays one readable line."""
+@dataclass(frozen=True)
+class Bucket:
+    """A run of neighbouring training steps: their middle, their mean loss by tokens, the lowest and the highest."""
+
+    step: float
+    mean: float
+    low: float
+    high: float
+
+
+def buckets(history: History) -> list[Bucket]:
+    """The training loss in at most MOST_BUCKETS runs of equally many steps, so that its line is smooth and small.
+
+    A short training has runs of a few steps, as long as FEWEST_BUCKETS of them remain; a shorter one has each step.
+    """
+    count = len(history.training)
+    size = max(1, min(FEW_STEPS, count // FEWEST_BUCKETS), math.ceil(count / MOST_BUCKETS))
+    made = []
+    for start in range(0, count, size):
+        run, weights = history.training[start : start + size], history.weights[start : start + size]
+        losses = [loss for _, loss in run]
+        middle = sum(step for step, _ in run) / len(run)
+        made.append(Bucket(middle, mean(list(zip(losses, weights, strict=True)))[0], min(losses), max(losses)))
+    return made
+
+
+def thinned(points: Sequence[Point], most: int = MOST_BUCKETS) -> list[tuple[float, float]]:
+    """At most about `most` points: every so many-th, and always the first and the last."""
     size = math.ceil(len(points) / most) or 1
-    runs = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+    return [*points[:-1:size], *points[-1:]]
 
 
 def curves(history: History, words: str) -> str:
-    """Training and validation loss against step, the best evaluation marked, the learning rate below: an SVG."""
+    """Training and validation loss against step, the base model and the best evaluation marked: an SVG.
+
+    Below it the validation accuracy, where it was measured, and the learning rate.
+    """
     last = max((step for series in (history.training, history.validation) for step, _ in series), default=1)
     steps = [tick for tick in ticks(0, max(last, 1), 6) if tick <= last and tick == int(tick)]
     across = Scale(0, max(last, 1), LEFT, RIGHT)
-    parts = [
-        f"<title>{escape('Loss and learning rate against step')}</title>",
-        f"<desc>{escape(words)}</desc>",
-        f"<style>{STYLE}</style>",
-        svg_tag("rect", cls="paper", width=WIDTH, height=HEIGHT),
-        *_loss(history, across, steps),
-        *_rate(history, across, steps),
-        *(
-            svg_text(across(step), RATE_BOTTOM + 22, f"{step:,.0f}", anchor="middle", cls="second" if i % 2 else None)
-            for i, step in enumerate(steps)
-        ),
-        svg_text((LEFT + RIGHT) / 2, HEIGHT - 6, _step_label(history), anchor="middle"),
+    parts, bottom = _loss(history, across, steps), LOSS_BOTTOM
+    for panel in (_accuracy, _rate):
+        if drawn := panel(history, across, steps, bottom + BETWEEN):
+            parts += drawn
+            bottom += BETWEEN + PANEL
+    height = bottom + 54
+    parts += [
+        svg_text(across(step), bottom + 22, f"{step:,.0f}", anchor="middle", cls="second" if i % 2 else None)
+        for i, step in enumerate(steps)
     ]
+    parts.append(svg_text((LEFT + RIGHT) / 2, height - 6, _step_label(history), anchor="middle"))
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="curves" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="curves" viewBox="0 0 {WIDTH} {height}" role="img" '
         f"aria-label={quoteattr('Loss curves. ' + words)}>"
     )
-    return "\n".join([head, *parts, "</svg>"]) + "\n"
+    told = [f"<title>{escape('Loss and learning rate against step')}</title>", f"<desc>{escape(words)}</desc>"]
+    paper = svg_tag("rect", cls="paper", width=WIDTH, height=height)
+    return "\n".join([head, *told, f"<style>{STYLE}</style>", paper, *parts, "</svg>"]) + "\n"
 
 
 def _loss(history: History, across: Scale, steps: list[float]) -> list[str]:
-    training = thinned(history.training)
-    values = [value for _, value in [*training, *history.validation]]
+    training = buckets(history)
+    values = [bucket.mean for bucket in training] + [loss for _, loss in history.validation]
     marks = ticks(min(values), max(values)) if values else [0.0, 1.0]
     up = Scale(marks[0], marks[-1], LOSS_BOTTOM, LOSS_TOP)
     parts = _frame(up, marks, across, steps, _plain(marks))
+    if any(bucket.low < bucket.high for bucket in training):
+        parts.append(_band(training, across, up))
     parts += _legend(history)
     if training:
-        parts.append(_path(training, across, up, "train"))
+        parts.append(_path([(bucket.step, bucket.mean) for bucket in training], across, up, "train"))
     if history.validation:
         parts.append(_path(history.validation, across, up, "valid"))
-    parts += [svg_tag("circle", cls="dot", cx=across(x), cy=up(y), r=3) for x, y in history.validation]
-    if history.best:
-        parts += _best(history.best, across, up)
-    return parts
+    parts += [svg_tag("circle", cls="dot", cx=across(x), cy=up(y), r=3) for x, y in history.trained]
+    return parts + _marks(history, across, up)
 
 
-def _rate(history: History, across: Scale, steps: list[float]) -> list[str]:
+def _accuracy(history: History, across: Scale, steps: list[float], top: float) -> list[str]:
+    """The share of validation tokens that the model would have chosen itself, in per cent."""
+    points = [(step, 100 * share) for step, share in history.accuracy]
+    if not points:
+        return []
+    shares = [share for _, share in points]
+    marks = ticks(min(shares), max(shares), 2)
+    marks = [marks[0], marks[-1]]
+    up = Scale(marks[0], marks[-1], top + PANEL, top)
+    parts = _frame(up, marks, across, steps, lambda share: f"{share:,.10g}\u00a0%")
+    parts.append(svg_text(LEFT, top - 10, "validation accuracy, of tokens", cls="name"))
+    parts.append(_path(points, across, up, "valid"))
+    return parts + [svg_tag("circle", cls="dot", cx=across(x), cy=up(y), r=2.5) for x, y in points]
+
+
+def _rate(history: History, across: Scale, steps: list[float], top: float) -> list[str]:
     rates = thinned(history.learning_rate)
     if not rates:
         return []
-    top = max(value for _, value in rates) or 1.0
-    up = Scale(0, top, RATE_BOTTOM, RATE_TOP)
-    parts = _frame(up, [0, top], across, steps, scientific)
-    parts.append(svg_text(LEFT, RATE_TOP - 10, "learning rate", cls="name"))
+    most = max(value for _, value in rates) or 1.0
+    up = Scale(0, most, top + PANEL, top)
+    parts = _frame(up, [0, most], across, steps, lambda rate: "" if rate else "0")
+    parts.append(svg_text(LEFT, top - 10, f"learning rate, up to {scientific(most)}", cls="name"))
     parts.append(_path(rates, across, up, "rate"))
     return parts
 
@@ -171,26 +218,39 @@ def _frame(
 
 
 def _legend(history: History) -> list[str]:
-    parts, x = [], LEFT
-    for name, kind, there in (
-        ("training loss", "train", history.training),
-        ("validation loss", "valid", history.validation),
-    ):
-        if there:
-            parts.append(svg_tag("line", cls=f"line {kind}", x1=x, y1=20, x2=x + 24, y2=20))
-            parts.append(svg_text(x + 32, 25, name, cls="name"))
-            x += 170
+    """What is what, and the two numbers that count: in two rows, where letters have room to grow."""
+    entries = []
+    if history.training:
+        entries.append((0, 0, "training loss", svg_tag("line", cls="line train", x1=0, y1=0, x2=24, y2=0)))
+    if history.validation:
+        entries.append((1, 0, "validation loss", svg_tag("line", cls="line valid", x1=0, y1=0, x2=24, y2=0)))
+    if history.base:
+        level = svg_tag("line", cls="level", x1=0, y1=0, x2=24, y2=0) + svg_tag("circle", cls="base", cx=12, cy=0, r=4)
+        entries.append((0, 1, f"base model {history.base[1]:.3f}", level))
+    if history.best:
+        step, loss = history.best
+        ring = svg_tag("circle", cls="ring", cx=12, cy=0, r=5.5)
+        entries.append((1, 1, f"best {loss:.3f} at step {step:,}", ring))
+    parts = []
+    for column, row, name, sign in entries:
+        x, y = LEFT + 290 * column, 16 + 26 * row
+        parts.append(f'<g transform="translate({x} {y})">{sign}</g>')
+        parts.append(svg_text(x + 32, y + 5, name, cls="name"))
     return parts
 
 
-def _best(best: Point, across: Scale, up: Scale) -> list[str]:
-    x, y = across(best[0]), up(best[1])
-    anchor, shift = ("end", -10) if x > (LEFT + RIGHT) / 2 else ("start", 10)
-    return [
-        svg_tag("line", cls="best", x1=x, y1=LOSS_TOP, x2=x, y2=LOSS_BOTTOM),
-        svg_tag("circle", cls="ring", cx=x, cy=y, r=5.5),
-        svg_text(x + shift, LOSS_TOP + 18, f"best {best[1]:.3f} at step {best[0]:,}", anchor=anchor, cls="name"),
-    ]
+def _marks(history: History, across: Scale, up: Scale) -> list[str]:
+    """The base model's loss, as a level that the training is held against, and the best evaluation."""
+    parts = []
+    if history.base:
+        y = up(history.base[1])
+        parts.append(svg_tag("line", cls="level", x1=LEFT, y1=y, x2=RIGHT, y2=y))
+        parts.append(svg_tag("circle", cls="base", cx=LEFT, cy=y, r=4))
+    if history.best:
+        x, y = across(history.best[0]), up(history.best[1])
+        parts.append(svg_tag("line", cls="best", x1=x, y1=LOSS_TOP, x2=x, y2=LOSS_BOTTOM))
+        parts.append(svg_tag("circle", cls="ring", cx=x, cy=y, r=5.5))
+    return parts
 
 
 def _step_label(history: History) -> str:
@@ -202,6 +262,14 @@ def _plain(marks: Sequence[float]) -> Callable[[float], str]:
     step = marks[1] - marks[0]
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     return lambda value: f"{value:,.{digits}f}"
+
+
+def _band(training: Sequence[Bucket], across: Scale, up: Scale) -> str:
+    """From the lowest to the highest step of each bucket; what lies beyond the frame is cut there."""
+    corners = [(bucket.step, bucket.high) for bucket in training]
+    corners += [(bucket.step, bucket.low) for bucket in reversed(training)]
+    spots = (f"{across(step):.1f} {min(max(up(loss), LOSS_TOP), LOSS_BOTTOM):.1f}" for step, loss in corners)
+    return svg_tag("path", cls="band", d=f"M{' L'.join(spots)}Z")
 
 
 def _path(points: Sequence[tuple[float, float]], across: Scale, up: Scale, kind: str) -> str:

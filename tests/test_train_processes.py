@@ -1,0 +1,90 @@
+"""Several processes train what one trains: the same steps, the same losses, the same weights up to rounding."""
+
+import json
+import signal
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from snaketune.job import StageError
+from training_runs import Run, make
+
+SETTINGS = {"max_steps": 6, "evaluations": 2, "batch_size": 5, "batching": "padded", "optimizer": "sgd"}
+SETTINGS |= {"learning_rate": 0.5, "max_grad_norm": 0.5}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return make(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture(scope="module")
+def alone(made, tmp_path_factory) -> Run:
+    run = Run(made, tmp_path_factory.mktemp("alone"), **SETTINGS)
+    run()
+    return run
+
+
+def alike(one: Run, other: Run) -> None:
+    assert len(one.steps) == len(other.steps)
+    for mine, theirs in zip(one.steps, other.steps, strict=True):
+        assert {key: mine[key] for key in ("step", "tokens", "trained_tokens")} == {
+            key: theirs[key] for key in ("step", "tokens", "trained_tokens")
+        }
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+    assert one.evaluated == pytest.approx(other.evaluated, rel=1e-5)
+    for name, tensor in one.weights.items():
+        torch.testing.assert_close(tensor, other.weights[name], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("passes", [1, 3], ids=["one sequence a pass", "three sequences a pass"])
+def test_two_processes_train_what_one_trains(made, tmp_path, alone, parallel, passes):
+    # Five sequences a step: one process has three of them, the other two, and at one a pass an empty one.
+    run = Run(made, tmp_path, how={"pass_blocks": passes}, processes=2, parallel=parallel, **SETTINGS)
+    run()
+    alike(run, alone)
+    assert (run.summary["processes"], run.summary["parallel"]) == (2, parallel)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "more"),
+    [("ddp", {"method": "lora"}), ("fsdp", {"average": {"kind": "ema", "decay": 0.8, "start": 0.5}})],
+    ids=["ddp-lora", "fsdp-ema"],
+)
+def test_two_processes_that_are_told_to_stop_go_on_as_if_nothing_had_been(made, tmp_path, parallel, more):
+    settings = SETTINGS | {"optimizer": "adamw_torch_fused", "learning_rate": 0.01, "max_steps": 30} | more
+    plain = Run(made, tmp_path / "plain", "dropout", processes=2, parallel=parallel, **settings)
+    plain()
+    run = Run(made, tmp_path / "stopped", "dropout", processes=2, parallel=parallel, **settings)
+    child = run.apart()
+    history = run.store / "history.jsonl"
+    while not (history.exists() and len(history.read_text().splitlines()) > 12):
+        assert child.poll() is None, child.stdout.read()
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    said, _ = child.communicate(timeout=120)
+    assert "stopped by a signal after step" in said
+    assert 12 <= run.checkpoints[-1] < 30
+    run()
+    assert run.files() == plain.files()
+
+
+def test_gradual_unfreezing_goes_with_ddp(made, tmp_path):
+    freeze = {"first": 0, "last": None, "embeddings": False, "patterns": [], "gradual": 0.6}
+    settings = SETTINGS | {"method": "freeze", "freeze": freeze}
+    alone = Run(made, tmp_path / "one", **settings)
+    run = Run(made, tmp_path / "two", processes=2, **settings)
+    alone()
+    run()
+    alike(run, alone)
+
+
+def test_a_failure_of_a_process_is_told_in_its_own_words(made, tmp_path):
+    run = Run(made, tmp_path, processes=2, **SETTINGS | {"optimizer_args": {"mass": 3}})
+    with pytest.raises(StageError, match=r"`train.optimizer_args` has `mass`, which sgd does not take"):
+        run()
+    assert json.loads((run.store / "work.json").read_text())["run"] == "demo"
