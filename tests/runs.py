@@ -132,6 +132,8 @@ def make_run(folder: Path, rows: int = 9, quarantined: int = 3, text: str = HOST
     history(folder / "history.jsonl", [4.0, 3.7, 3.9])
     draw(str(folder / "history.jsonl"), str(folder / "curves.svg"))
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
+    example = {"row_id": "0", "before": 3, "after": 0, "tokens": [text, "a", text], "trained": [False, True, True]}
+    (folder / "preflight.json").write_text(json.dumps({"examples": [example]}))
     answers(folder, rows, text)
     for split, count in KEPT.items():
         counts = {"rows": count, "tokens": count * 40, "trained_tokens": count * 12, "truncated": 1, "dropped": 0}
@@ -145,7 +147,8 @@ def make_run(folder: Path, rows: int = 9, quarantined: int = 3, text: str = HOST
     }
     (folder / "manifest.json").write_text(json.dumps(about))
     names = {
-        n: str(next(folder.glob(f"{n}.*"))) for n in ("metrics", "ledger", "quarantine", "history", "summary", "curves")
+        n: str(next(folder.glob(f"{n}.*")))
+        for n in ("metrics", "ledger", "quarantine", "history", "summary", "curves", "preflight")
     }
     return {
         **names,

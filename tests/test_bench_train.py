@@ -107,6 +107,18 @@ def test_a_training_ends_at_the_validation_loss_that_is_asked_for(folder: Path, 
         assert line["loss"] <= 50.0
 
 
+def test_what_comes_before_or_after_the_clock_does_not_count(folder: Path, programs: Any, capsys: Any) -> None:
+    setting = prepared(programs, folder)
+    meter = programs["setting"].Meter(setting, "fp32")
+    meter.start()
+    for step in range(WARM_UP + STEPS + 3):
+        meter.saw([10**step], step)
+        meter.step_done()
+    meter.report("one", programs["ours"].process.training_flops(models.build("gpt2", 300, 0)))
+    line = json.loads(capsys.readouterr().out)
+    assert (line["tokens"], line["trained_tokens"], line["steps"]) == (110, 3, 2)
+
+
 def test_speeds_are_compared_within_a_round(programs: Any) -> None:
     speeds = {"a": {0: 10.0, 1: 20.0, 2: 40.0}, "b": {0: 5.0, 1: 5.0, 3: 1.0}}
     lines = {name: {at: {"tokens_per_second": of} for at, of in own.items()} for name, own in speeds.items()}

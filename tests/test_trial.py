@@ -7,8 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -91,6 +94,28 @@ def test_the_heaviest_pass_of_the_whole_plan_is_found(made, tmp_path, attention,
         for step in range(1, plan.steps + 1)
         for process in range(processes)
     )
+
+
+def test_a_padded_pass_is_as_heavy_as_its_longest_row_makes_it(tmp_path):
+    rows: Any = SimpleNamespace(lengths=np.array([30, 2, 18, 19, 3, 4]))  # two rows a step
+    lines = {"split": ["train"] * 6, "epoch": [0] * 6, "step": [1, 1, 2, 2, 3, 3], "block": [0, 1] * 3}
+    batch = pa.record_batch([pa.array(lines[name]) for name in lines] + [pa.array(range(6))], [*lines, "row"])
+    with pa.ipc.new_file(tmp_path / "plan.arrow", batch.schema.with_metadata({"plan": '{"steps": 3, "rows": 6}'})) as f:
+        f.write_batch(batch)
+    heaviest = Heaviest(str(tmp_path / "plan.arrow"), rows)
+    assert heaviest.passes(how(attention="varlen"), 1) == ([[[2], [3]]], 0)
+    assert heaviest.passes(how(attention="sdpa"), 1) == ([[[0], [1]]], 0)
+    assert heaviest.passes(how(attention="sdpa", pass_blocks=1), 1) == ([[[0]], [[1]]], 0)
+    assert heaviest.passes(how(attention="varlen", pass_blocks=2), 2) == ([[[0]]], 0)
+
+
+def test_of_a_gradual_training_its_end_is_tried(made, tmp_path):
+    flight = Flight(made, tmp_path)
+    frozen = flight.settings["freeze"] | {"embeddings": True}
+    gradual = (None, None, 0.5)  # the first leaves something in caches
+    _, *held = [trial_of(flight, method="freeze", freeze=frozen | {"gradual": at}).bytes for at in gradual]
+    assert held[0]["activations"] == held[1]["activations"]
+    assert held[0]["optimizer"] == held[1]["optimizer"] > 0
 
 
 def test_the_loss_of_the_trial_is_that_of_the_base_on_the_heaviest_pass(made, tmp_path):

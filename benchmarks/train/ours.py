@@ -44,7 +44,8 @@ def metered(meter: Meter, name: str) -> type[Loop]:
             def watched(*arguments: Any) -> Any:
                 began = time.perf_counter()
                 found = step(*arguments)
-                inside[0] += (time.perf_counter() - began) * (meter.step >= meter.warm_up)
+                if meter.warm_up <= meter.step < meter.last:
+                    inside[0] += time.perf_counter() - began
                 return found
 
             engine.step = watched  # type: ignore[method-assign]

@@ -4,7 +4,8 @@ python benchmarks/train/run.py --work FOLDER --peers-python PEERS/bin/python [--
 
 Every program is a process of its own, trains the same model on the same rows with the same number of threads, and
 prints one line. They take turns (A B C A B C), because a shared machine is fast at one time and slow at another: what
-counts is the ratio of two programs of the same round. Appends to FOLDER/results.jsonl and prints medians as a table.
+counts is the ratio of two programs of the same round. Appends to FOLDER/results.jsonl and prints medians of all that
+stands in it as a table; `--repeats 0` prints the table alone.
 """
 
 from __future__ import annotations
@@ -70,11 +71,24 @@ def quiet(most: float, patience: float) -> None:
 
 
 def table(lines: list[Figures]) -> str:
-    """Medians of all rounds, and how many times as fast as each program ours are, by pairs of one round."""
+    """Medians of all rounds, and how many times as fast as each program ours are, by pairs of one round.
+
+    `processors`: the fewest that a program had in a round; below the threads, others took them, and the round is void.
+    """
     names = list(dict.fromkeys(line["program"] for line in lines))
     by_name = {name: {line["round"]: line for line in lines if line["program"] == name} for name in names}
     ours = [name for name in names if name.startswith("ours")]
-    head = ["program", "precision", "tokens/s (lowest to highest)", "MFU", "peak MB", "loss", "s", "steps"]
+    head = [
+        "program",
+        "precision",
+        "tokens/s (lowest to highest)",
+        "MFU",
+        "peak MB",
+        "loss",
+        "s",
+        "steps",
+        "processors",
+    ]
     head += [f"{name} is times as fast" for name in ours]
     rows = [head, ["---"] * len(head)]
     for name in names:
@@ -87,6 +101,7 @@ def table(lines: list[Figures]) -> str:
         row += [f"{median(speeds):,.0f} ({speeds[0]:,.0f} to {speeds[-1]:,.0f})", f"{middle['mfu']:.1%}"]
         row += [f"{middle['peak_memory_mb']:,.0f}", f"{middle['loss']:.3f}"]
         row += [f"{middle['seconds']:.1f}", f"{middle['steps']:g}"]
+        row.append(f"{min(line['processor_seconds'] / line['seconds'] for line in of):.2f}")
         rows.append(row + [ratio(by_name[reference], by_name[name]) for reference in ours])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -139,10 +154,15 @@ def main() -> None:
     options |= {} if given.until is None else {"until": given.until}
     command = [sys.executable, str(HERE / "prepare.py"), str(work)]
     command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    quiet(1.0, given.quiet)
-    started([*command, "--precisions", "bf16", *["fp32"] * (not cuda)], given.threads, log)
+    if given.repeats:
+        quiet(1.0, given.quiet)
+        started([*command, "--precisions", "bf16", *["fp32"] * (not cuda)], given.threads, log)
+    results = work / "results.jsonl"
     lines: list[Figures] = []
-    for number in range(given.repeats):
+    if results.exists():
+        lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    first = 1 + max((line["round"] for line in lines), default=-1)
+    for number in range(first, first + given.repeats):
         for name in chosen:
             script, *own = offered[name]
             python = given.peers_python if script in PEERS else sys.executable
@@ -150,7 +170,7 @@ def main() -> None:
             found = json.loads(started([python, str(HERE / script), str(work), *own], given.threads, log))
             lines.append(before | found)
             print(json.dumps(lines[-1]), flush=True)
-            with (work / "results.jsonl").open("a", encoding="utf-8") as file:
+            with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
     print(table(lines))
 

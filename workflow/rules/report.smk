@@ -82,6 +82,7 @@ rule report:
         history=of("train", "train/history.jsonl"),
         summary=of("train", "train/summary.json"),
         curves=of("curves", "train/curves.svg"),
+        preflight=of("preflight", "train/preflight.json"),
         answers=both_sides("generate"),
         scores=both_sides("score", "scores"),
         tokens=of("tokens", *(f"tokens/{split}.json" for split in SPLITS)),

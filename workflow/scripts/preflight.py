@@ -221,7 +221,7 @@ def _attention(
             plainly = next(path for path in in_fp32 if attention.layout(path) == "rows")
             allowed = max(ROUGH, 3 * attention.agrees(model, plainly, documents, device, tried_in, False))
         found[path] = round(difference, 7)
-        if True:
+        if difference <= allowed:
             return path, found
     differences = ", ".join(f"{path} {difference:.2g}" for path, difference in found.items())
     mend = ["set `train.attention: auto`"] if len(offered) > len(found) else []

@@ -8,7 +8,9 @@ The order is that of a reader's questions: did it work, by how much and how sure
 rows went in and which did not, and why; what does the model say now; with which settings can I have this again.
 """
 
+import itertools
 import json
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,7 @@ def report(files: Mapping[str, Any], page: str, settings: dict[str, Any], data_p
         samples=shown,
         measure=measure,
         summary=_json(files["summary"]),
+        examples=[example | {"tokens": _runs(example)} for example in _json(files["preflight"])["examples"]],
         yaml=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100),
         manifest=_json(files["manifest"]),
     )
@@ -124,11 +127,18 @@ def splits(counts: list[dict[str, Any]], manifests: list[Path]) -> list[dict[str
     ]
 
 
+def _runs(example: dict[str, Any]) -> list[tuple[bool, str]]:
+    """The text of a row in runs of tokens that are all trained, or all not."""
+    pairs = zip(example["trained"], example["tokens"], strict=True)
+    runs = itertools.groupby(pairs, key=operator.itemgetter(0))
+    return [(trained, "".join(token for _, token in run)) for trained, run in runs]
+
+
 def _json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-INPUTS = ("metrics", "ledger", "quarantine", "history", "summary", "curves", "answers", "scores", "tokens")
+INPUTS = ("metrics", "ledger", "quarantine", "history", "summary", "curves", "preflight", "answers", "scores", "tokens")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ an interrupted training goes on from its last checkpoint, a finished one is hand
 imported), and anything else starts afresh. snaketune/model/process.py trains, in this process or in several.
 """
 
-import ctypes
 import json
 import math
 import os
@@ -63,15 +62,13 @@ def _start(work: Work) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
     order = folder / "work.json"
     order.write_text(json.dumps(asdict(work)), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, "-m", "snaketune.model.launcher", "--standalone", f"--nproc-per-node={processes}"]
     command += [f"--shutdown-timeout={GRACE}", "--module", "snaketune.model.process", str(order)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent), *filter(None, [os.getenv("PYTHONPATH")])]),
         "OMP_NUM_THREADS": str(max(1, work.threads // processes)),
     }
-    launcher = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=_end_with_parent
-    )
+    launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     before = {
         number: signal.signal(number, lambda *_: launcher.terminate()) for number in (signal.SIGTERM, signal.SIGINT)
     }
@@ -90,12 +87,6 @@ def _start(work: Work) -> None:
             f"a process of the training ended with code {code}; the log has its words. The same command goes on from "
             "the last checkpoint"
         )
-
-
-def _end_with_parent() -> None:
-    """Where the system can (Linux), have the launcher told to stop when this process is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _from_job(job: Any) -> str:
