@@ -71,6 +71,17 @@ def trial_of(flight: Flight, how: How = HOW, **settings: Any) -> Any:
     return tried(lambda: learner_of(flight, **settings), Heaviest(flight.order, rows), asked, how, CPU)
 
 
+def deep_trial(made: dict[str, str], folder: Path, size: int, width: int = 32, **settings: Any) -> dict[str, Any]:
+    """The bytes of a trial of a model of eight blocks, `size` sequences in a pass."""
+    flight = Flight(made, folder, batch_size=16, batching="length_grouped", max_steps=1, **settings)
+    config = GPT2Config(vocab_size=len(models.tokenizer_of()), n_positions=48, n_embd=width, n_layer=8, n_head=2)
+    heaviest = Heaviest(flight.order, Rows(made["train"]))
+    settings = flight.settings
+    return tried(
+        lambda: prepare(GPT2LMHeadModel(config), settings), heaviest, settings, how(pass_blocks=size), CPU
+    ).bytes
+
+
 @pytest.mark.parametrize("attention", ["varlen", "eager"])
 @pytest.mark.parametrize("batching", ["packed", "length_grouped", "padded"])
 @pytest.mark.parametrize(("processes", "size"), [(1, 4), (1, 3), (1, 1), (2, 2), (2, 1), (3, 1)])
@@ -110,12 +121,17 @@ def test_a_padded_pass_is_as_heavy_as_its_longest_row_makes_it(tmp_path):
 
 
 def test_of_a_gradual_training_its_end_is_tried(made, tmp_path):
-    flight = Flight(made, tmp_path)
-    frozen = flight.settings["freeze"] | {"embeddings": True}
+    frozen = Flight(made, tmp_path).settings["freeze"] | {"embeddings": True}
     gradual = (None, None, 0.5)  # the first leaves something in caches
-    _, *held = [trial_of(flight, method="freeze", freeze=frozen | {"gradual": at}).bytes for at in gradual]
+    _, *held = [deep_trial(made, tmp_path, 4, method="freeze", freeze=frozen | {"gradual": at}) for at in gradual]
     assert held[0]["activations"] == held[1]["activations"]
     assert held[0]["optimizer"] == held[1]["optimizer"] > 0
+
+
+def test_gradients_are_no_part_of_the_activations(made, tmp_path):
+    held = deep_trial(made, tmp_path, 1, width=128)
+    assert held["gradients"] == held["weights"]
+    assert held["activations"] < held["gradients"] / 2
 
 
 def test_the_loss_of_the_trial_is_that_of_the_base_on_the_heaviest_pass(made, tmp_path):
@@ -182,21 +198,10 @@ def test_what_lives_is_counted_with_views_once_and_what_was_there_before_not_at_
 
 
 def test_activations_grow_with_the_pass_and_shrink_with_checkpointing(made, tmp_path):
-    flight = Flight(made, tmp_path, batch_size=16, batching="length_grouped", max_steps=1)
-    known = len(models.tokenizer_of())
-
-    def deep() -> Learner:
-        config = GPT2Config(vocab_size=known, n_positions=48, n_embd=32, n_layer=8, n_head=2)
-        return prepare(GPT2LMHeadModel(config), flight.settings)
-
-    def activations(size: int, **settings: Any) -> int:
-        heaviest = Heaviest(flight.order, Rows(made["train"]))
-        return tried(deep, heaviest, flight.settings | settings, how(pass_blocks=size), CPU).bytes["activations"]
-
-    held = {size: activations(size) for size in (4, 8, 16)}
+    held = {size: deep_trial(made, tmp_path, size)["activations"] for size in (4, 8, 16)}
     assert 1.6 < held[8] / held[4] < 2.2
     assert 1.6 < held[16] / held[8] < 2.2
-    assert activations(16, gradient_checkpointing=True) < held[16] / 2
+    assert deep_trial(made, tmp_path, 16, gradient_checkpointing=True)["activations"] < held[16] / 2
 
 
 def test_the_learner_of_the_trial_is_made_for_it_alone(made, tmp_path):

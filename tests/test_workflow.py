@@ -165,3 +165,12 @@ def test_a_wrong_configuration_is_refused_in_a_sentence(edits: dict, says: str, 
     assert refused.returncode != 0
     assert says in refused.stdout
     assert "Traceback" not in refused.stdout
+
+
+def test_two_processes_train_in_one_job_even_where_the_profile_gives_one_gpu(workspace: Callable[[], Path]) -> None:
+    folder = workspace()
+    micro.write_config(folder, micro.CONFIG | {"train": micro.CONFIG["train"] | {"processes": 2}})
+    said = micro.snakemake(folder, "results/micro/train/summary.json").stdout
+    assert "parameters learn; fp32" in said, "the first process is heard"
+    summary = json.loads((folder / "results/micro/train/summary.json").read_text(encoding="utf-8"))
+    assert (summary["processes"], summary["parallel"]) == (2, "ddp")

@@ -61,7 +61,7 @@ CPU_TOKENS = 8192  # of a pass on a CPU: larger ones are no faster
 ENDED = 0.5  # of the pairs, at least, must end with a trained end of text
 EXACT = 1e-3  # nats: the largest difference of a token's loss that the order of additions explains in fp32
 ROUGH = 0.05  # in half precision, at least; three times what rounding does to the plain model, where that is more
-# The same for padding: models that do not look at it are off by whole nats, and masks move the losses of others a bit.
+# The same for padding: models that do not look at it are off by whole nats. ROUGH: half precision, as 4 bits have it.
 PADDED_EXACT, PADDED_ROUGH = 1e-2, 0.5
 SHOWN = 2  # rows whose trained tokens are marked
 
@@ -85,7 +85,7 @@ def preflight(
     _refuse_unfitting(waiting[0], tokenizer, facts, base)
     documents = sample(rows)
     with _exact_products():
-        found["padding"] = _padding(waiting[0], documents, tokenizer.eos_token_id, _rounds(settings))
+        found["padding"] = _padding(waiting[0], documents, tokenizer.eos_token_id, settings["method"])
         path, found["attention"] = _attention(waiting[0], documents, settings, device, precision)
 
     def learner() -> Learner:
@@ -165,11 +165,6 @@ def _refuse_unfitting(model: Any, tokenizer: Any, facts: dict[str, Any], base: s
         raise StageError(f"{base}: the weight {name} holds values that are no finite numbers: {not_finite('')}")
 
 
-def _rounds(settings: dict[str, Any]) -> bool:
-    """Whether a model computes in half precision whatever it is asked for: one of 4 bits does."""
-    return settings["method"] == "qlora"
-
-
 @contextmanager
 def _exact_products() -> Iterator[None]:
     """IEEE's fp32 inside, also where a training in TF32 is to come."""
@@ -181,7 +176,7 @@ def _exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _padding(model: Any, documents: list[np.ndarray], pad: int, rounds: bool) -> dict[str, float]:
+def _padding(model: Any, documents: list[np.ndarray], pad: int, method: str) -> dict[str, float]:
     """The loss must depend neither on the batch nor on the side of its padding; in fp32, with its own attention."""
     model.eval()
     with attention.plain(model):
@@ -190,7 +185,7 @@ def _padding(model: Any, documents: list[np.ndarray], pad: int, rounds: bool) ->
     for side, difference in found.items():
         if math.isnan(difference):
             raise StageError(f"the model has losses that are no finite numbers: {not_finite('')}")
-        if difference > (PADDED_ROUGH if rounds else PADDED_EXACT):
+        if difference > (PADDED_ROUGH if method == "qlora" else PADDED_EXACT):
             raise StageError(
                 f"the model's loss depends on padding ({side}): that of a token differs by {difference:.2g} nats from "
                 f"that of its row alone. The code of this {kind} does not use the attention mask and the positions "
@@ -217,7 +212,7 @@ def _attention(
         tried_in = "fp32" if path in in_fp32 else precision  # a kernel of half precision
         difference = attention.agrees(model, path, documents, device, tried_in, packed)
         allowed = EXACT
-        if _rounds(settings) or tried_in != "fp32":
+        if settings["method"] == "qlora" or tried_in != "fp32":
             plainly = next(path for path in in_fp32 if attention.layout(path) == "rows")
             allowed = max(ROUGH, 3 * attention.agrees(model, plainly, documents, device, tried_in, False))
         found[path] = round(difference, 7)

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import snaketune
 from snaketune.job import StageError, run, say
 from snaketune.store import claim, fingerprint
 from snaketune.work import FAILURE, KINDS, Work
@@ -64,8 +65,9 @@ def _start(work: Work) -> None:
     order.write_text(json.dumps(asdict(work)), encoding="utf-8")
     command = [sys.executable, "-m", "snaketune.model.launcher", "--standalone", f"--nproc-per-node={processes}"]
     command += [f"--shutdown-timeout={GRACE}", "--module", "snaketune.model.process", str(order)]
+    scripts = str(Path(snaketune.__file__).resolve().parents[1])  # Snakemake runs a copy of this file elsewhere
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent), *filter(None, [os.getenv("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join([scripts, *filter(None, [os.getenv("PYTHONPATH")])]),
         "OMP_NUM_THREADS": str(max(1, work.threads // processes)),
     }
     launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

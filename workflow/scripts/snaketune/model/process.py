@@ -44,7 +44,7 @@ from snaketune.work import FAILURE, KINDS, Work
 def train_process(work: Work) -> None:
     """Train in this process. Raises StageError with the sentence for the user."""
     settings, how = work.settings, How(**work.how)
-    set_up(settings, how.precision, work.threads)
+    set_up(settings, how.precision, max(1, work.threads // settings["processes"]))
     tokenizer = load_tokenizer(work.base, settings["trust_remote_code"])
     with world_of(device_of(work.gpus), settings["parallel"]) as world, asked_to_stop() as asked, _alone(work, world):
         learner = prepare(load_for(work.base, settings, world.device, how.precision), settings)

@@ -22,7 +22,7 @@ from snaketune.job import StageError
 from snaketune.model import attention, memory
 from snaketune.model.batches import Batch, Plan, Rows
 from snaketune.model.engine import Engine
-from snaketune.model.methods import Learner, unfreeze
+from snaketune.model.methods import Learner
 from snaketune.model.parallel import World
 from snaketune.model.passes import How, Passes
 from snaketune.model.watch import peak_memory
@@ -160,13 +160,11 @@ def _trial(learner: Learner, heaviest: Heaviest, settings: dict[str, Any], how: 
 def _first(engine: Engine, batch: Batch) -> tuple[float, int | None]:
     """A step of one pass: its loss (nats a trained token), and the most bytes that it held beyond the gradients.
 
-    Gradients are there from the start, as in the second of several passes. Of a compiled model on a CPU the bytes are
-    not known.
+    Gradients are there from the start, as in the second of several passes, and everything learns, as at the end of a
+    gradual training. Of a compiled model on a CPU the bytes are not known.
     """
-    unfreeze(engine.learner, 2, 2)  # at the end of a gradual training everything learns
     for parameter in engine.parameters:
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad = torch.zeros_like(parameter)
     device = engine.world.device
     cuda = device.type == "cuda"
     counter = None if cuda or engine.how.compile else memory.Held()
