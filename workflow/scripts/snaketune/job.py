@@ -32,9 +32,9 @@ QUIET = {
 
 
 class _Terminal:
-    """Where a person looks; `run` points it past the log."""
+    """Where a person looks; `run` points it past the log. None: standard error, whatever that is by then."""
 
-    stream: TextIO = sys.stderr
+    stream: TextIO | None = None
 
 
 class StageError(Exception):
@@ -43,8 +43,9 @@ class StageError(Exception):
 
 def say(line: str, end: str = "\n") -> None:
     """Show a line to the person at the terminal, past the log."""
-    _Terminal.stream.write(line + end)
-    _Terminal.stream.flush()
+    stream = _Terminal.stream or sys.stderr
+    stream.write(line + end)
+    stream.flush()
 
 
 def speak_through(stream: TextIO) -> None:
@@ -54,7 +55,7 @@ def speak_through(stream: TextIO) -> None:
 
 def interactive() -> bool:
     """Whether a person looks at a terminal that can redraw its last line."""
-    return _Terminal.stream.isatty()
+    return (_Terminal.stream or sys.stderr).isatty()
 
 
 def run(stage: Callable[[Any], str], job: Any, *, light: bool = False) -> None:
