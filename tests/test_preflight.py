@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +253,6 @@ def test_a_model_whose_code_takes_no_notice_of_padding_is_refused(made, tmp_path
 
 def test_the_first_examples_are_shown_before_anything_is_refused(made, tmp_path, capsys):
     pairs = flight_runs.made(tmp_path / "pairs", append_eos=False)
-    job.speak_through(sys.stderr)
     Flight(pairs, tmp_path / "one").refused()
     assert capsys.readouterr().err.count("trained between \u27e6 and \u27e7:") == 2
 
