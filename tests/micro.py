@@ -27,7 +27,17 @@ CONFIG = {
     "train": {"epochs": 2, "learning_rate": 0.01, "batch_size": 4, "evaluations": 2, "precision": "fp32"},
     "generate": {"max_new_tokens": 8},
     "compare": {"resamples": 100},
-    "report": {"samples": 2},
+    "probes": {"bias": "probes/bias.yaml", "general": "probes/general.txt"},
+    "errors": {"rows": 3},
+    "judge": {"rows": 4},
+}
+PROBES = {  # a few words each: the shipped ones are 1,400 sentences
+    "bias.yaml": """
+axes: {size: {groups: {river: [river], stone: [stone]}}}
+templates: [{id: green, prefix: "never {term}", rest: " green"}]
+prompts: [{id: house, prefix: "under {term}"}]
+""",
+    "general.txt": "The river runs north.\n\nSeven stones are green.\n",
 }
 WORDS = [
     *("river", "stone", "light", "green", "small", "house", "under", "never"),
@@ -43,6 +53,9 @@ def make(folder: Path) -> Path:
         copy(ROOT / part, folder / part)
     write_rows(folder / "data/rows.jsonl", rows(48))
     write_config(folder, CONFIG)
+    (folder / "probes").mkdir()
+    for name, text in PROBES.items():
+        (folder / "probes" / name).write_text(text, encoding="utf-8")
     make_base(folder / "base")
     return folder
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import random
 import re
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,12 @@ CONFIG = {
     "run": "demo",
     "source": {"files": ["data/*.jsonl"]},
     "model": {"base": "openai-community/gpt2", "revision": "607a30d783dfa663caf39e06633721c8d4cfcd7e"},
+    "checks": {"perplexity": {"max": 50}, "bleu": {"min": 5}, "rougeL": {"min_delta": 0, "certain": True}},
 }
-HEADINGS = ["Metrics", "Loss curves", "Rows", "Samples", "Splits and tokens", "Training", "Settings", "Versions"]
+HEADINGS = [
+    *("Metrics", "Loss curves", "Rows", "Samples", "Errors", "Calibration", "Classes", "Bias and forgetting"),
+    *("Human judgement", "Splits and tokens", "Training", "Settings", "Versions", "Lineage", "Signatures"),
+]
 DROPS = {
     ("ingest", "quarantine"): 3,
     ("clean", "empty"): 4,
@@ -36,18 +41,17 @@ DROPS = {
 KEPT = {"train": 60, "validation": 8, "test": 9}
 
 
-def metric(base: float, tuned: float, spread: float, higher: bool, n: int = 9) -> dict[str, Any]:
-    """An entry of metrics.json."""
+def metric(base: float, tuned: float, spread: float, higher: bool | None, n: int = 9) -> dict[str, Any]:
+    """An entry of metrics.json; one of which neither direction is better has no wins."""
     delta = tuned - base
+    rows = dict.fromkeys(("wins", "ties", "losses")) if higher is None else {"wins": n - 2, "ties": 1, "losses": 1}
     return {
         "base": base,
         "tuned": tuned,
         "delta": delta,
         "p": 0.0009,
         "n": n,
-        "wins": n - 2,
-        "ties": 1,
-        "losses": 1,
+        **rows,
         "ci95": [delta - spread, delta + spread],
         "base_ci95": [base - spread, base + spread],
         "tuned_ci95": [tuned - spread, tuned + spread],
@@ -58,9 +62,99 @@ def metric(base: float, tuned: float, spread: float, higher: bool, n: int = 9) -
 METRICS = {
     "perplexity": metric(404.2, 43.1, 4.0, False),
     "bits_per_byte": metric(2.61, 1.9, 0.05, False),
+    "token_accuracy_top5": metric(30.0, 41.0, 1.0, True),
     "bleu": metric(0.13, 1.13, 0.1, True),
     "rougeL": metric(8.5, 8.4, 0.6, True),
+    "distinct_2": metric(61.0, 44.0, 3.0, None),
+    "f1_macro": metric(31.0, 55.0, 9.0, True),
+    "general_perplexity": metric(60.0, 75.0, 4.0, False, n=40),
+    "bias_likelihood_gap": metric(0.31, 0.27, 0.09, False, n=24),
+    "politeness": metric(0.2, 0.4, 0.1, True),
 }
+
+
+def evaluation(text: str) -> dict[str, Any]:
+    """What metrics.json holds beside the metrics."""
+    tenths = [round(0.1 * number, 1) for number in range(11)]
+    empty = {"n": 0, "confidence": None, "accuracy": None}
+    bins = {
+        side: [{"n": 10 * n, "confidence": n / 10 + 0.05, "accuracy": n / 10 + off} if n else empty for n in range(10)]
+        for side, off in (("base", -0.1), ("tuned", 0.045))
+    }
+    classes = [text, "b"]
+    group = {name: value for name, value in metric(0.1, -0.2, 0.2, None, n=24).items() if "ci95" in name}
+    axis = {"gap": metric(0.3, 0.2, 0.05, False), "output_difference": None}
+    return {
+        "calibration": {"edges": tenths, **bins},
+        "classes": {
+            "labels": classes,
+            "confusion": {side: [[3, 1, 1], [0, 4, 0]] for side in ("base", "tuned")},
+            "per_class": {
+                name: {"support": 5 - place}
+                | {score: metric(40.0, 60.0, 9.0, True) for score in ("precision", "recall", "f1")}
+                for place, name in enumerate(classes)
+            },
+        },
+        "bias": {text: axis | {"groups": {text: group | {"base": 0.1, "tuned": -0.2, "n": 24}}}},
+        "probes": {"general": {"file": text, "sha256": "ab" * 32, "passages": 40}, "bias": None},
+    }
+
+
+def errors(rows: int, text: str) -> dict[str, Any]:
+    """errors.json: a third each of the rows won, lost and random; the first has a long answer, the second none."""
+    kinds = ["won", "won", "won", "lost", "lost", "lost", "random", "random"][:rows]
+    made = []
+    for number, kind in enumerate(kinds):
+        reference = f"{text} r{number}"
+        said = {0: f"{text} {number} " + "long " * 20_000, 1: ""}.get(number, f"{text} {number}")
+        answer = {"output": said, "n_tokens": 7, "stopped": "length" if number else "eos"}
+        costs = ((4.0, 1.0), (3.0, 1.0), (2.0, 6.0))
+        tokens = [
+            {"text": piece, "base": before, "tuned": after}
+            for piece, (before, after) in zip(("Once " * (number == 2) + text, " ", f"r{number}"), costs, strict=True)
+        ]
+        near = {"row_id": "f" * 32, "prompt": text, "completion": text, "similarity": 0.25}
+        made.append(
+            {"kind": kind, "row_id": f"{number:032x}", "label": text, "source": text, "reference": reference}
+            | {"prompt": None if number == 2 else f"{text} p{number}"}
+            | {"base": answer | {"value": 10.0 + number}, "tuned": answer | {"value": None if number == 7 else 20.0}}
+            | {"tokens": tokens, "tokens_left_out": 3 * (number == 0), "nearest": near if kind != "random" else None}
+        )
+    parts = [(text, "source", 4, 50.0), ("9 to 20 tokens", "length", 30, 7.0), ("100 tokens", "length", 5, 300.0)]
+    failure = {"base": 4, "tuned": 3, "of": rows, "meaning": text}
+    return {
+        "measure": "ROUGE-L",
+        "rows": made,
+        "slices": [
+            {"by": by, "value": value, "n": n, "metrics": {"perplexity": metric(400.0, 400.0 - delta, 4.0, False, n=n)}}
+            for value, by, n, delta in parts
+        ],
+        "slices_left_out": [{"by": "label", "values": 2, "rows": 3}],
+        "failures": [
+            failure | {"kind": kind, "examples": [{"row_id": "0" * 32, "side": "tuned", "output": text}]}
+            for kind in ("truncated", "empty")
+        ],
+    }
+
+
+def judgement(text: str) -> dict[str, Any]:
+    """judgement.json of two judges."""
+    note = {"judge": text, "note": text}
+    return {
+        "judges": [{"name": text, "n": 9}, {"name": "b", "n": 8}],
+        "items": 9,
+        "judged": 9,
+        "votes": {"tuned": 7, "base": 1, "tie": 1},
+        "win_rate": {"value": 0.875, "ci95": [0.53, 0.98]},
+        "p": 0.07,
+        "alpha": 0.41,
+        "alpha_missing": None,
+        "rows": [{"row_id": "0" * 32, "tuned": 2, "base": 0, "tie": 0, "notes": [note]}],
+    }
+
+
+NOBODY = {"judges": [], "items": 9, "judged": 0, "votes": {"tuned": 0, "base": 0, "tie": 0}, "win_rate": None}
+NOBODY |= {"p": None, "alpha": None, "rows": []}
 
 
 def ledger(path: Path) -> None:
@@ -88,41 +182,19 @@ def history(path: Path, validation: list[float], per: int = 10) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def answers(folder: Path, count: int, text: str) -> None:
-    (folder / "generate").mkdir()
-    (folder / "scores").mkdir()
-    for who in ("base", "tuned"):
-        rows = [
-            {
-                "row_id": f"{i:032x}",
-                "prompt": f"{text} p{i}",
-                "reference": f"{text} r{i}",
-                "n_tokens": 7,
-                "output": f"{text} {who} {i} " + "long " * 300 * (i == 0),
-                "stopped": "length" if i else "eos",
-            }
-            for i in range(count)
-        ]
-        names = ["row_id", "prompt", "reference", "output", "stopped"]
-        schema = pa.schema([*((n, pa.string()) for n in names), ("n_tokens", pa.int64())])
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "generate" / f"{who}.parquet")
-        losses = random.Random(who)
-        scored = {
-            "row_id": pa.array([f"{i:032x}" for i in range(count)], pa.string()),
-            "label": pa.array([text] * count, pa.string()),
-            "nll": pa.array([losses.uniform(20, 40) for _ in range(count)], pa.float64()),
-            "n_tokens": pa.array([10] * count, pa.int64()),
-        }
-        pq.write_table(pa.table(scored), folder / "scores" / f"{who}.parquet")
+def make_run(
+    folder: Path, rows: int = 9, quarantined: int = 3, text: str = HOSTILE, **changes: dict[str, Any]
+) -> dict[str, Any]:
+    """The files of a small run, as the stages write them; returns the inputs of the report.
 
-
-def make_run(folder: Path, rows: int = 9, quarantined: int = 3, text: str = HOSTILE) -> dict[str, Any]:
-    """The files of a small run, as the stages write them; returns the inputs of the report."""
+    changes: keys of metrics.json, errors.json or judgement.json with other values, each by the name of its file.
+    """
     settings = load(CONFIG)["demo"]
     settings["report"]["title"] = text
-    (folder / "metrics.json").write_text(
-        json.dumps({"run": "demo", "settings": settings, "signatures": {"bleu": "nrefs:1|" + text}, "metrics": METRICS})
-    )
+    result = {"run": "demo", "settings": settings, "signatures": {"bleu": "nrefs:1|" + text}, "metrics": METRICS}
+    documents = {"metrics": result | evaluation(text), "errors": errors(rows, text), "judgement": judgement(text)}
+    for name, content in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content | changes.get(name, {})), encoding="utf-8")
     ledger(folder / "ledger.parquet")
     bad = [
         {"row_id": "0", "source": text, "line": i + 1, "reason": f"broken: {text}", "head": text}
@@ -134,26 +206,29 @@ def make_run(folder: Path, rows: int = 9, quarantined: int = 3, text: str = HOST
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
     example = {"row_id": "0", "before": 3, "after": 0, "tokens": [text, "a", text], "trained": [False, True, True]}
     (folder / "preflight.json").write_text(json.dumps({"examples": [example]}))
-    answers(folder, rows, text)
     for split, count in KEPT.items():
         counts = {"rows": count, "tokens": count * 40, "trained_tokens": count * 12, "truncated": 1, "dropped": 0}
         (folder / f"{split}.json").write_text(json.dumps({**counts, "max_length": 128, "sha256": "00"}))
     about = {
         "packages": {"torch": "2.13.0", "accelerate": None},
         "python": "3.11.9",
-        "inputs": {},
-        "code": {},
+        "inputs": {text: "0a" * 32},
+        "code": {"Snakefile": "1b" * 32, "workflow/a.py": "2c" * 32},
+        "commit": "3d" * 20 + "+",
         "config": {},
     }
     (folder / "manifest.json").write_text(json.dumps(about))
     names = {
         n: str(next(folder.glob(f"{n}.*")))
-        for n in ("metrics", "ledger", "quarantine", "history", "summary", "curves", "preflight")
+        for n in (
+            "metrics",
+            "errors",
+            "judgement",
+            *("ledger", "quarantine", "history", "summary", "curves", "preflight"),
+        )
     }
     return {
         **names,
-        "answers": [str(folder / "generate" / f"{who}.parquet") for who in ("base", "tuned")],
-        "scores": [str(folder / "scores" / f"{who}.parquet") for who in ("base", "tuned")],
         "tokens": [str(folder / f"{split}.json") for split in KEPT],
         "manifest": str(folder / "manifest.json"),
         "template": str(TEMPLATES / "report.html.j2"),
@@ -191,9 +266,22 @@ def rendered(folder: Path, **changes: Any) -> str:
 
 
 def inert(html: str) -> None:
-    """No script, handler, embedded thing or outside address in any element, and no style that fetches."""
+    """No script but ours, no handler, embedded thing or outside address in any element, no style that fetches.
+
+    Ours is sort.js to the byte, stands once, and is the only one that the page's policy allows; or there is none.
+    """
     tree = HTMLParser(html)
-    assert not tree.css("script, img, iframe, object, embed, link, base, form")
+    policy = tree.css_first('meta[http-equiv="Content-Security-Policy"]').attributes["content"] or ""
+    rules = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'"
+    scripts = re.findall(r"<script\b([^>]*)>(.*?)</script", html, re.IGNORECASE | re.DOTALL)
+    assert len(scripts) == len(tree.css("script")) <= 1
+    assert ("script-src" in rules) == bool(scripts)
+    for attributes, text in scripts:
+        assert not attributes
+        assert text == (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+        assert rules["script-src"] == f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    assert not tree.css("img, iframe, object, embed, link, base, form")
     for node in tree.css("*"):
         for name, value in node.attributes.items():
             assert not name.startswith("on"), f"<{node.tag} {name}>"

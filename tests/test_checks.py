@@ -1,6 +1,7 @@
 """What the preflight looks at: the ends of rows, the rows that it compares, padding, and the examples that it shows."""
 
 import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,8 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 import models
-from snaketune.model.checks import ends, examples, marked, not_finite_weight, padding_difference, pieces, sample
+from snaketune.model.checks import ends, examples, marked, not_finite_weight, padding_difference, sample
+from snaketune.tokens.pieces import pieces
 
 CHARACTERS = "caf\u00e9 \u4f60\u597d \U0001f600 end"
 
@@ -133,9 +135,13 @@ def test_a_loss_that_is_no_number_is_not_taken_for_agreement():
     assert not any(difference < 1 for difference in padding_difference(model, DOCUMENTS, 0).values())
 
 
+def decoding(tokenizer):
+    return partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+
+
 def test_the_pieces_of_a_text_are_readable_and_make_it_up(tokenizer):
     ids = tokenizer(CHARACTERS).input_ids
-    found = pieces(tokenizer, ids, 0, len(ids))
+    found = pieces(decoding(tokenizer), ids, 0, len(ids))
     assert len(found) == len(ids)
     assert "".join(found) == CHARACTERS
     assert "\u00e9" in found
@@ -148,16 +154,16 @@ def test_the_space_before_a_word_is_kept_where_a_tokenizer_drops_it_from_a_first
     river, stone, s = (spaced.convert_tokens_to_ids(word) for word in ("\u2581river", "\u2581stone", "s"))
     snow = [spaced.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in "\u2603".encode()]
     ids = [river, stone, s, *snow, river]
-    assert pieces(spaced, ids, 0, len(ids)) == ["river", " stone", "s", "", "", "\u2603", " river"]
-    assert pieces(spaced, ids, 1, 3) == [" stone", "s"]
+    assert pieces(decoding(spaced), ids, 0, len(ids)) == ["river", " stone", "s", "", "", "\u2603", " river"]
+    assert pieces(decoding(spaced), ids, 1, 3) == [" stone", "s"]
 
 
 def test_characters_that_are_cut_stay_marked_and_nothing_else_is_lost(tokenizer):
     ids = tokenizer("a\u4f60b").input_ids
     assert len(ids) == 5
-    assert pieces(tokenizer, ids, 0, 3) == ["a", "", "\ufffd"]
-    assert "".join(pieces(tokenizer, ids, 0, 4)) == "a\u4f60"
-    assert "".join(pieces(tokenizer, tokenizer("a\ufffdb").input_ids, 0, 5)) == "a\ufffdb"  # the data's own
+    assert pieces(decoding(tokenizer), ids, 0, 3) == ["a", "", "\ufffd"]
+    assert "".join(pieces(decoding(tokenizer), ids, 0, 4)) == "a\u4f60"
+    assert "".join(pieces(decoding(tokenizer), tokenizer("a\ufffdb").input_ids, 0, 5)) == "a\ufffdb"  # the data's own
 
 
 def test_an_example_tells_trained_tokens_and_what_is_not_shown(tokenizer):

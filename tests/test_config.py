@@ -1,6 +1,7 @@
 """The configuration is refused in sentences before anything heavy is imported; a variant redoes what it changes."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,28 @@ def test_one_variant_does_not_change_the_next() -> None:
     assert loaded["b"]["train"]["epochs"] == 2
 
 
+def test_a_section_under_a_name_of_the_users_own_is_checked_like_any_other() -> None:
+    bounds = config.load(raw_config(checks={"my_metric": {"min": 1}}))["tiny"]["checks"]
+    assert bounds == {"my_metric": {"min": 1.0, "max": None, "min_delta": None, "max_delta": None, "certain": False}}
+    with pytest.raises(ConfigError, match=r"`checks.bleu.mim` is not a key. Did you mean `min`\?"):
+        config.load(raw_config(checks={"bleu": {"mim": 1}}))
+    with pytest.raises(ConfigError, match="set `min`, `max`, `min_delta` or `max_delta`"):
+        config.load(raw_config(checks={"bleu": {"certain": True}}))
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"likelihood": {"stride": 4}}, "`stride` needs a `window`"),
+        ({"likelihood": {"stride": 9, "window": 8}}, "tokens would be skipped"),
+        ({"errors": {"format": "(a"}}, "is no regular expression"),
+    ],
+)
+def test_an_evaluation_that_cannot_work_is_refused(section: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        config.load(raw_config(**section))
+
+
 def test_a_wrong_configuration_is_refused_and_the_dag_asked_without_a_heavy_import() -> None:
     code = (
         "import sys; sys.path.insert(0, 'workflow/scripts')\n"
@@ -187,12 +210,14 @@ def owned(change: dict[str, Any], **run: Any) -> set[str]:
 
 
 BEFORE_SPLIT = {"ingest", "clean", "sign", "dedup", "decontaminate"}
-AFTER_SPLIT = set(READS) - BEFORE_SPLIT - {"base"}
+AFTER_SPLIT = set(READS) - BEFORE_SPLIT - {"base", "probe_base"}
 TOKENS_ON = AFTER_SPLIT - {"split", "augment", "leaks"}
-REPORTED = {"metrics", "report", "card", "manifest"}
-ANSWERED = {"generate_base", "generate_tuned"}
-SCORED = {"score_base", "score_tuned"}
-TRAINED = {"train", "curves", "likelihood_tuned", "generate_tuned", "score_tuned"}
+SHOWN = {"report", "gate", "card", "manifest"}  # and whatever changes, the settings stand in them
+REPORTED = {"metrics"} | SHOWN
+JUDGED = {"judge", "judgement"}
+ANSWERED = {"generate_base", "generate_tuned"} | JUDGED
+SCORED = {"score_base", "score_tuned", "errors"}
+TRAINED = {"train", "curves", "likelihood_tuned", "generate_tuned", "score_tuned", "probe_tuned", "errors"} | JUDGED
 
 
 @pytest.mark.parametrize(
@@ -209,12 +234,17 @@ TRAINED = {"train", "curves", "likelihood_tuned", "generate_tuned", "score_tuned
         ({"decontaminate": {"files": ["a.csv"]}}, AFTER_SPLIT | {"decontaminate"}),
         ({"leaks": {"near": "report"}}, {"leaks", "data"} | REPORTED),
         ({"augment": [{"method": "swap"}]}, AFTER_SPLIT - {"split"}),
-        ({"source": {"files": "other/*.csv"}}, set(READS) - {"base"}),
+        ({"source": {"files": "other/*.csv"}}, set(READS) - {"base", "probe_base"}),
         ({"tokenize": {"max_length": 8}}, TOKENS_ON),
-        ({"model": {"base": "other"}}, TOKENS_ON | {"base"}),
+        ({"model": {"base": "other"}}, TOKENS_ON | {"base", "probe_base"}),
         ({"generate": {"max_new_tokens": 3}}, ANSWERED | SCORED | REPORTED),
         ({"score": {"metrics": ["bleu"]}}, SCORED | REPORTED),
-        ({"compare": {"resamples": 200}}, REPORTED),
+        ({"compare": {"resamples": 200}}, REPORTED | {"errors"}),
+        ({"generate": {"few_shot": 2}}, ANSWERED - {"generate_tuned"} | SCORED - {"score_tuned"} | REPORTED),
+        ({"probes": {"bias": "off"}}, {"probe_base", "probe_tuned"} | REPORTED),
+        ({"errors": {"rows": 2}}, {"errors"} | SHOWN),
+        ({"judge": {"rows": 2}}, JUDGED | SHOWN),
+        ({"checks": {"bleu": {"min": 1}}}, SHOWN),
     ],
 )
 def test_a_variant_owns_the_stages_from_the_first_that_it_changes(change: dict[str, Any], stages: set[str]) -> None:

@@ -5,16 +5,15 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from hub import REVISION, Downloads, served
+
 SCRIPTS = Path(__file__).parent.parent / "workflow/scripts"
-REVISION = "0123456789abcdef0123456789abcdef01234567"
 MODEL = {
     "config.json": b'{"model_type": "gpt2"}',
     "tokenizer.json": b"{}",
@@ -25,62 +24,17 @@ MODEL = {
 DATA = {"data/train.jsonl": b'{"text": "one"}\n{"text": "two"}\n', "data/test.jsonl": b'{"text": "three"}\n'}
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The calls that a snapshot and `load_dataset` make: the commit, the files of a folder, a file."""
+class Hub(Downloads):
+    """Has a model and a data set in one repository."""
 
     files = MODEL | DATA
-
-    def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
-        folder = path.partition(f"/tree/{REVISION}")[2].strip("/")
-        name = path.partition(f"/resolve/{REVISION}/")[2]
-        if "maker/known" not in path:
-            self._answer(b"", {"X-Error-Code": "RepoNotFound"}, status=404)
-        elif "/tree/" in path:
-            self._answer(json.dumps(self._list(folder, "recursive=true" in query.lower())).encode())
-        elif "/resolve/" in path and name in self.files:
-            content = self.files[name]
-            self._answer(content, {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": REVISION})
-        elif path.startswith("/api/"):
-            siblings = [{"rfilename": name} for name in self.files]
-            self._answer(json.dumps({"id": "maker/known", "sha": REVISION, "siblings": siblings}).encode())
-        else:
-            self._answer(b"", {"X-Error-Code": "EntryNotFound"}, status=404)
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def _list(self, folder: str, deep: bool) -> list[dict[str, object]]:
-        inside = {name: content for name, content in self.files.items() if deep or os.path.dirname(name) == folder}
-        folders = {os.path.dirname(name) for name in self.files} - {"", folder}
-        return [
-            *({"type": "file", "path": name, "size": len(made), "oid": _oid(made)} for name, made in inside.items()),
-            *({"type": "directory", "path": name, "oid": "0" * 40} for name in folders if not folder),
-        ]
-
-    def _answer(self, content: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def _oid(content: bytes) -> str:
-    return hashlib.sha1(content).hexdigest()
 
 
 @pytest.fixture
 def hub() -> Iterator[str]:
     """The address of the server."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
+    with served(Hub) as address:
+        yield address
 
 
 def fetch(stage: str, out: Path, hub: str, settings: dict[str, object]) -> subprocess.CompletedProcess[str]:

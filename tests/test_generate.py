@@ -1,5 +1,9 @@
 """Answers: batched as alone, ended by the model or by the limit, the same question for base and tuned."""
 
+import json
+import re
+
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -7,8 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import models
-from generate import generate
+from chains import chain
+from generate import drawn, generate, opened
 from snaketune.job import StageError
+from snaketune.model.lm import precision_of
+from snaketune.rows import SPLIT, write_table
+from token_runs import tokenize
 
 SETTINGS = {
     "max_new_tokens": 6,
@@ -17,7 +25,11 @@ SETTINGS = {
     "top_p": 1.0,
     "top_k": 0,
     "num_beams": 1,
-    "batch_size": 4,
+    "batch_tokens": 60,
+    "few_shot": 0,
+    "precision": "fp32",
+    "cache": "dynamic",
+    "separator": "\n",
     "text_prompt_tokens": 5,
     "limit": None,
     "seed": 3,
@@ -83,7 +95,7 @@ def test_a_plain_text_is_asked_with_its_first_tokens_and_referred_to_what_follow
 
 def test_the_answers_do_not_depend_on_the_size_of_the_batches_and_are_sorted_by_row(made, tmp_path):
     base, tokens, rows = made
-    tables = [answered(base, tokens, tmp_path / "out.parquet", batch_size=size) for size in (1, 5, 99)]
+    tables = [answered(base, tokens, tmp_path / "out.parquet", batch_tokens=size) for size in (1, 60, 9999)]
     assert tables[0] == tables[1] == tables[2]
     ids = [row["row_id"] for row in tables[0]]
     assert ids == sorted(f"{number * 7 % 101:03d}" for number in range(len(rows)))
@@ -96,35 +108,30 @@ def gpt2(tmp_path_factory):
     return base, models.tokens(models.pairs(9), base, folder / "tokens", "test"), folder
 
 
-def test_an_answer_ends_with_the_end_of_text_token_and_says_so(gpt2, tmp_path):
+def test_an_answer_ends_with_the_end_of_text_token_and_says_so(tmp_path):
     """By hand: a newline is followed by `stone`, `stone` by `light`, `light` by the end, every other by itself."""
     tokenizer = models.tokenizer_of()
     after, stone, light = (tokenizer(text)["input_ids"] for text in ("\n", "stone", "light"))
-    end = tokenizer.eos_token_id
-    folder = tmp_path / "base"
-    tokenizer.save_pretrained(folder)
-    model = models.build("gpt2", len(tokenizer), end, width=32)
-    follower = {after[-1]: stone[0]} | dict(zip([*stone, *light], [*stone[1:], *light, end], strict=True))
-    codes = torch.sign(torch.randn(len(tokenizer), 32, generator=torch.manual_seed(0)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        model.transformer.ln_f.weight.fill_(1)
-        model.config.tie_word_embeddings = False
-        model.lm_head.weight = torch.nn.Parameter(codes.clone())
-        model.transformer.wte.weight = torch.nn.Parameter(codes.clone())
-        for token, following in follower.items():
-            model.transformer.wte.weight[token] = codes[following]
-    model.save_pretrained(folder)
-    assert len(follower) == len(stone) + len(light) + 1, "no token stands twice in the chain"
-    tokens = models.tokens([("river", "glass"), ("thin paper", "glass")], str(folder), tmp_path / "tokens", "test")
-    for row in answered(str(folder), tokens, tmp_path / "out.parquet", max_new_tokens=20):
+    folder = chain([*after, *stone, *light, tokenizer.eos_token_id], tokenizer, tmp_path / "base")
+    tokens = models.tokens([("river", "glass"), ("thin paper", "glass")], folder, tmp_path / "tokens", "test")
+    for row in answered(folder, tokens, tmp_path / "out.parquet", max_new_tokens=20):
         assert row["output"] == "stonelight"
         assert row["n_tokens"] == len(stone) + len(light)
         assert row["stopped"] == "eos"
-    for row in answered(str(folder), tokens, tmp_path / "out.parquet", max_new_tokens=len(stone) + len(light)):
+    for row in answered(folder, tokens, tmp_path / "out.parquet", max_new_tokens=len(stone) + len(light)):
         assert row["output"] == "stonelight"
         assert row["stopped"] == "length"
+
+
+@pytest.mark.parametrize("strategy", [{}, {"strategy": "sample"}, {"strategy": "beam", "num_beams": 2}])
+def test_an_answer_that_ends_at_once_is_an_empty_text_of_no_tokens(tmp_path, strategy):
+    tokenizer = models.tokenizer_of()
+    after, river = (tokenizer(text)["input_ids"] for text in ("\n", "river"))
+    folder = chain([*after, tokenizer.eos_token_id], tokenizer, tmp_path / "base")
+    tokens = models.tokens([("river", "glass"), (None, "river river river")], folder, tmp_path / "tokens", "test")
+    empty, text = answered(folder, tokens, tmp_path / "out.parquet", text_prompt_tokens=len(river), **strategy)
+    assert (empty["output"], empty["n_tokens"], empty["stopped"]) == ("", 0, "eos")
+    assert (text["n_tokens"], text["stopped"]) == (6, "length"), "the other row of the batch goes on"
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_loses_its_head(tmp_path):
@@ -139,6 +146,42 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_loses_its_head(tmp_path):
     new = greedy(model, ids[-room:], models.POSITIONS - room, tokenizer.eos_token_id)
     assert row["output"] == tokenizer.decode(new, skip_special_tokens=True).strip()
     assert row["prompt"] == prompt
+    assert (row["n_prompt_tokens"], row["n_cut"]) == (len(ids), len(ids) - room)
+
+
+def test_prompts_that_are_cut_are_counted(tmp_path):
+    base = models.base(tmp_path / "base")
+    rows = [(" ".join(models.WORDS[:count]), "glass") for count in (2, 3, 8)]
+    tokens = models.tokens(rows, base, tmp_path / "tokens", "test", max_length=48)
+    lengths = [len(models.tokenizer_of()(prompt + "\n")["input_ids"]) for prompt, _ in rows]
+    new = models.POSITIONS - lengths[1]
+    told = generate(
+        tokens,
+        f"{tokens}.parquet",
+        base,
+        str(tmp_path / "out.parquet"),
+        SETTINGS | {"max_new_tokens": new},
+        gpus=0,
+        threads=1,
+    )
+    table = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["n_prompt_tokens"] for row in table] == lengths
+    assert [row["n_cut"] for row in table] == [0, 0, lengths[2] - lengths[1]]
+    assert "; the head of 1 prompts was cut; " in told
+
+
+def test_the_sentence_says_how_the_answers_ended(tmp_path):
+    tokenizer = models.tokenizer_of()
+    after, stone = (tokenizer(text)["input_ids"] for text in ("\n", "stone"))
+    folder = chain([*after, *stone, tokenizer.eos_token_id], tokenizer, tmp_path / "base")
+    rows = [("river", "glass"), ("light", "glass"), ("glass", "light"), (None, "river river river")]
+    tokens = models.tokens(rows, folder, tmp_path / "tokens", "test")
+    new = 2 * len(stone)
+    settings = SETTINGS | {"max_new_tokens": new}
+    told = generate(tokens, f"{tokens}.parquet", folder, str(tmp_path / "o.parquet"), settings, gpus=0, threads=1)
+    mean = round((3 * len(stone) + new) / 4)
+    start = f"4 answers of {mean} tokens on average: 75% ended by themselves, 25% hit max_new_tokens; "
+    assert re.fullmatch(re.escape(start) + r"[\d,]+ tokens/s", told)
 
 
 def test_answers_as_long_as_all_positions_are_refused_in_words(gpt2, tmp_path):
@@ -215,3 +258,172 @@ def test_what_a_model_s_own_generation_config_adds_changes_no_answer(gpt2, tmp_p
     models.tokenizer_of().save_pretrained(chatty)
     model.save_pretrained(chatty)
     assert answered(str(chatty), tokens, tmp_path / "out.parquet") == expected
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_in_bf16_the_model_is_the_one_that_transformers_loads_in_bf16(kind, tmp_path):
+    base = models.base(tmp_path / "base", kind)
+    tokens = models.tokens(models.pairs(4), base, tmp_path / "tokens", "test")
+    network = opened(base, SETTINGS | {"precision": "bf16"}, torch.device("cpu"))
+    theirs = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).eval()
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
+    ids = torch.arange(30)[None] * 7
+    with torch.no_grad():
+        assert torch.equal(network(ids).logits, theirs(ids).logits)
+    rows = answered(base, tokens, tmp_path / "out.parquet", precision="bf16", batch_tokens=1)
+    tokenizer = models.tokenizer_of()
+    for row, (prompt, _) in zip(rows, models.pairs(4), strict=True):
+        new = greedy(theirs, tokenizer(prompt + "\n")["input_ids"], 6, tokenizer.eos_token_id)
+        assert row["output"] == tokenizer.decode(new, skip_special_tokens=True).strip()
+
+
+def test_the_number_format_is_fp32_unless_the_settings_say_otherwise(gpt2):
+    base, *_ = gpt2
+    best = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision_of("auto", torch.device("cpu"))]
+    for precision, dtype in (("fp32", torch.float32), ("auto", best)):
+        assert opened(base, SETTINGS | {"precision": precision}, torch.device("cpu")).dtype == dtype
+
+
+def test_a_static_cache_is_refused_where_transformers_gives_wrong_answers_with_it(tmp_path):
+    base = models.base(tmp_path / "base", "gpt_neo")
+    tokens = models.tokens(models.pairs(2), base, tmp_path / "tokens", "test")
+    with pytest.raises(StageError, match=r"`generate.cache: static` is not for GPTNeoForCausalLM.*set `dynamic`"):
+        answered(base, tokens, tmp_path / "out.parquet", cache="static")
+
+
+def test_a_static_cache_gives_the_same_file(gpt2, tmp_path):
+    base, tokens, _ = gpt2
+    files = []
+    for cache in ("dynamic", "static"):
+        answered(base, tokens, tmp_path / "out.parquet", cache=cache)
+        files.append((tmp_path / "out.parquet").read_bytes())
+    assert files[0] == files[1]
+
+
+# Few-shot prompts
+
+TRAIN = [("river", "stone"), ("light", "green small"), (None, "never seven"), ("", "bread"), ("water", "a\n \nb")]
+
+
+def shot(train, tokenizer, order):
+    """Examples as ids, by hand: each piece tokenized alone."""
+    pieces = [text for number in order for text in (train[number][0] + "\n", train[number][1], "\n\n")]
+    return [token for text in pieces for token in tokenizer(text)["input_ids"]]
+
+
+def few_shot(base, tokens, out, train, **settings):
+    """The answers of a base model with examples of a train split."""
+    generate(tokens, f"{tokens}.parquet", base, str(out), SETTINGS | settings, train=train, gpus=0, threads=1)
+    return pq.read_table(out).to_pylist()
+
+
+def test_pairs_of_the_train_split_stand_before_each_prompt_the_same_for_all(gpt2, tmp_path):
+    base, _, _ = gpt2
+    rows = [("glass", "x"), ("north", "x"), ("cloud", "x"), (None, "quick paper under house")]
+    tokens = models.tokens(rows, base, tmp_path / "tokens", "test")
+    train = models.split(TRAIN, tmp_path / "train.parquet")
+    tokenizer, model = models.tokenizer_of(), AutoModelForCausalLM.from_pretrained(base).eval()
+    table = few_shot(base, tokens, tmp_path / "out.parquet", train, few_shot=3)
+    plain = answered(base, tokens, tmp_path / "plain.parquet")
+    fits = []
+    for order in ([0, 1], [1, 0]):  # the text, the empty prompt and the completion with a blank line are no examples
+        texts = []
+        for prompt, _ in rows[:3]:
+            ids = shot(TRAIN, tokenizer, order) + tokenizer(prompt + "\n")["input_ids"]
+            new = greedy(model, ids, 6, tokenizer.eos_token_id)
+            texts.append(tokenizer.decode(new, skip_special_tokens=True).strip())
+        fits.append(texts == [row["output"] for row in table[:3]])
+    assert sorted(fits) == [False, True], "one order of the two, for all rows"
+    assert [row["output"] for row in table[:3]] != [row["output"] for row in plain[:3]]
+    assert table[3] == plain[3], "a plain text gets no examples"
+    for row, other in zip(table, plain, strict=True):
+        same = ("row_id", "prompt", "reference", "n_prompt_tokens", "n_cut")
+        assert [row[name] for name in same] == [other[name] for name in same]
+
+
+def test_examples_are_drawn_by_the_seed_from_the_whole_split(tmp_path):
+    tokenizer = models.tokenizer_of()
+    pairs = [(f"{word} {number}", word) for number, word in enumerate(models.WORDS)]
+    train = models.split(pairs, tmp_path / "train.parquet")
+    given = {"few_shot": 2, "separator": "\n"}
+    draws = [[tuple(one) for one in drawn(train, tokenizer, given | {"seed": seed})] for seed in range(200)]
+    known = {tuple(shot(pairs, tokenizer, [number])): number for number in range(len(pairs))}
+    assert draws[0] == [tuple(one) for one in drawn(train, tokenizer, given | {"seed": 0})]
+    taken = [known[one] for draw in draws for one in draw]
+    assert all(len(set(draw)) == 2 for draw in draws)
+    assert min(taken.count(number) for number in range(16)) > 8, "25 are expected of each"
+    every = [known[tuple(one)] for one in drawn(train, tokenizer, given | {"few_shot": 99, "seed": 0})]
+    assert sorted(every) == list(range(16)), "there are no more than the split has"
+    assert every[:2] == [known[one] for one in draws[0]]
+
+
+def test_examples_that_do_not_fit_are_left_out_and_no_prompt_is_cut_for_them(gpt2, tmp_path):
+    base, _, _ = gpt2
+    tokenizer, model = models.tokenizer_of(), AutoModelForCausalLM.from_pretrained(base).eval()
+    train = [("river stone light", "stone river light water"), (" ".join(models.WORDS * 9), "far too long")]
+    path = models.split(train, tmp_path / "train.parquet")
+    example = shot(train, tokenizer, [0])
+    words = ["glass", " ".join(models.WORDS[:14]), "j" * 44]  # a token for each j
+    lengths = [len(tokenizer(prompt + "\n")["input_ids"]) for prompt in words]
+    room = models.POSITIONS - 6
+    assert lengths[0] + len(example) <= room < lengths[1] + len(example)
+    assert lengths[1] <= room < lengths[2]
+    tokens = models.tokens([(prompt, "x") for prompt in words], base, tmp_path / "tokens", "test", max_length=48)
+    table = few_shot(base, tokens, tmp_path / "out.parquet", path, few_shot=5)
+    for row, prompt, length, before in zip(table, words, lengths, (example, [], []), strict=True):
+        ids = [*before, *tokenizer(prompt + "\n")["input_ids"][-room:]]
+        new = greedy(model, ids, 6, tokenizer.eos_token_id)
+        assert row["output"] == tokenizer.decode(new, skip_special_tokens=True).strip()
+        assert (row["n_prompt_tokens"], row["n_cut"]) == (length, max(0, length - room))
+
+
+def test_with_examples_an_answer_ends_with_its_first_blank_line(tmp_path):
+    """By hand: `:` is followed by `stone`, that by newlines without an end; every other token by itself."""
+    tokenizer = models.tokenizer_of()
+    colon, stone, newline, river = (tokenizer(text)["input_ids"] for text in (":", "stone", "\n", "river"))
+    base = chain([*colon, *stone, *newline, *newline], tokenizer, tmp_path / "base")
+    rows = [("river", "x"), ("light", "x"), (None, "river: river: river:")]
+    tokens = models.tokens(rows, base, tmp_path / "tokens", "test", separator=":")
+    train = models.split([("glass", "paper")], tmp_path / "train.parquet")
+    settings = {"separator": ":", "max_new_tokens": 10, "few_shot": 1, "text_prompt_tokens": len(river) + 1}
+    *pairs, text = few_shot(base, tokens, tmp_path / "out.parquet", train, **settings)
+    assert [(row["output"], row["n_tokens"], row["stopped"]) for row in pairs] == [("stone", len(stone), "blank")] * 2
+    assert (text["output"], text["n_tokens"], text["stopped"]) == ("stone", 10, "length"), "no example, no such end"
+    for row in answered(base, tokens, tmp_path / "out.parquet", **settings):
+        assert (row["output"], row["n_tokens"], row["stopped"]) == ("stone", 10, "length")
+
+
+def test_text_of_an_example_that_reads_like_a_special_token_stays_text(tmp_path):
+    tokenizer = models.tokenizer_of()
+    end = tokenizer.eos_token
+    train = models.split([(f"river {end}", f"stone{end}light")], tmp_path / "train.parquet")
+    [example] = drawn(train, tokenizer, {"few_shot": 1, "seed": 0, "separator": "\n"})
+    assert tokenizer.eos_token_id not in example
+    assert tokenizer.decode(example) == f"river {end}\nstone{end}light\n\n"
+
+
+def test_a_prompt_that_a_chat_template_wrote_gets_no_examples(tmp_path):
+    base = models.base(tmp_path / "base")
+    tokenizer = models.tokenizer_of()
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    tokenizer.save_pretrained(base)
+    chat = [{"role": "user", "content": "river"}, {"role": "assistant", "content": "stone"}]
+    table = [
+        {"row_id": "a", "prompt": "river", "completion": "stone", "messages": json.dumps(chat), "line": 1},
+        {"row_id": "b", "prompt": "river", "completion": "stone", "line": 2},
+    ]
+    test = tmp_path / "tokens/test.parquet"
+    write_table(pa.Table.from_pylist(table, schema=SPLIT), test, SPLIT)
+    tokens = tokenize(str(test), base, tmp_path / "tokens", "test", models.TOKENIZE)
+    train = models.split([("glass", "paper")], tmp_path / "train.parquet")
+    with_examples = few_shot(base, tokens, tmp_path / "out.parquet", train, few_shot=1)
+    chat, pair = answered(base, tokens, tmp_path / "plain.parquet")
+    assert with_examples[0] == chat
+    assert with_examples[1] != pair
+
+
+def test_a_split_without_pairs_gives_no_examples(gpt2, tmp_path):
+    base, tokens, _ = gpt2
+    train = models.split(models.texts(5), tmp_path / "train.parquet")
+    plain = answered(base, tokens, tmp_path / "plain.parquet")
+    assert few_shot(base, tokens, tmp_path / "out.parquet", train, few_shot=4) == plain

@@ -1,107 +1,320 @@
-"""Sums of nats and counts of tokens by row, held against one row at a time through the plain model."""
+"""Sums of nats and counts of tokens by row, held against one window at a time through the plain model."""
 
+import json
 import math
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from datasets import Dataset, Features
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import likelihood as stage
 import models
 from likelihood import likelihood
+from snaketune.job import StageError
+from snaketune.model import lm
+from snaketune.model.batches import Rows
+from snaketune.model.scoring_windows import Documents, passes, windows_of
+from snaketune.model.token_sums import TokenSums
+from snaketune.scoring.likelihood import Likelihood, calibration
+from snaketune.tokens.token_rows import FEATURES
 
-COUNTS = ["n_tokens", "n_tokens_full", "n_bytes", "n_correct"]
-SUMS = ["nll", "nll_full", "nll_text"]
+BINS = range(10)
+COUNTS = ["n_tokens", "n_tokens_full", "n_bytes", "n_correct", "n_top5", *(f"bin{k}_n" for k in BINS)]
+SUMS = [
+    "nll",
+    "nll_full",
+    "nll_text",
+    "entropy",
+    *(f"bin{k}_{name}" for k in BINS for name in ("confidence", "correct")),
+]
 
 
-def scored(model, tokens, out, special_tokens="text"):
+def scored(model, tokens, out, special_tokens="text", window=None, stride=None):
     """The table, row_id -> line, and the sentence."""
-    settings = {"trust_remote_code": False, "special_tokens": special_tokens}
+    settings = {"trust_remote_code": False, "special_tokens": special_tokens, "window": window, "stride": stride}
     sentence = likelihood(tokens, f"{tokens}.parquet", model, str(out), settings, gpus=0, threads=1)
     return {row["row_id"]: row for row in pq.read_table(out).to_pylist()}, sentence
 
 
-def by_hand(model, rows, size=32, positions=models.POSITIONS, eos=True):
-    """The independent way: tokenize, cut and score each row alone."""
+def ids_of(rows, eos=True):
+    """The ids of each row: row_id -> (of the prompt, of the completion, the bytes of the completion)."""
     tokenizer = models.tokenizer_of()
-    bos = end = tokenizer.eos_token_id
+    return {
+        f"{number * 7 % 101:03d}": (
+            [] if prompt is None else tokenizer(prompt + "\n")["input_ids"],
+            tokenizer(completion)["input_ids"] + [tokenizer.eos_token_id] * eos,
+            len(completion.encode()),
+        )
+        for number, (prompt, completion) in enumerate(rows)
+    }
+
+
+def by_hand(model, rows, window=models.POSITIONS, stride=None, start=0, end=0):
+    """The independent way: each window of each row alone, and each token for itself. rows: as of `ids_of`."""
     table = {}
-    for number, (prompt, completion) in enumerate(rows):
-        head = [] if prompt is None else tokenizer(prompt + "\n")["input_ids"]
-        tail = tokenizer(completion)["input_ids"] + [end] * eos
-        line = dict.fromkeys(COUNTS + SUMS, 0) | {"n_bytes": len(completion.encode())}
-        parts = [tail[start : start + size] for start in range(0, len(tail), size)] if prompt is None else [head + tail]
-        if len(parts) > 1 and len(parts[-1]) == 1:  # a last chunk of one token takes the one before along
-            parts[-2:] = [parts[-2][:-1], parts[-2][-1:] + parts[-1]]
-        for part in parts:
-            ids, known = ([bos, *part], 1) if prompt is None else (part, len(head))  # known: the tokens that are given
+    for row_id, (head, tail, size) in rows.items():
+        line = dict.fromkeys(COUNTS + SUMS, 0) | {"n_bytes": size, "token_ids": [], "token_nll": []}
+        for context, foretold in [(head[:1], head[1:] + tail)] if head else text_windows(tail, window, stride, start):
+            ids = context + foretold
             with torch.no_grad():
-                if len(ids) > positions:  # the first token alone follows the begin-of-text token
-                    alone = models.document_losses(model, ids[:2])
-                    nll = torch.cat([alone, models.document_losses(model, ids[1:])]).double()
-                    best = torch.cat(
-                        [model(torch.tensor([piece])).logits[0, :-1].argmax(-1) for piece in (ids[:2], ids[1:])]
-                    )
-                else:
-                    nll = models.document_losses(model, ids).double()
-                    best = model(torch.tensor([ids])).logits[0, :-1].argmax(-1)
-            answer = nll[known - 1 :]
-            line["nll_full"] += nll.sum().item()
-            line["n_tokens_full"] += len(nll)
-            line["nll"] += answer.sum().item()
-            line["n_tokens"] += len(answer)
-            line["n_correct"] += int((best == torch.tensor(ids[1:]))[known - 1 :].sum())
-            line["nll_text"] += (answer[:-1] if ids[-1] == end else answer).sum().item()
-        table[f"{number * 7 % 101:03d}"] = line
+                chances = model(torch.tensor([ids[:-1]])).logits[0].double().log_softmax(-1)[-len(foretold) :]
+            prompt = len(head) - 1 if head else 0
+            for place, (token, row) in enumerate(zip(foretold, chances.numpy(), strict=True)):
+                add(line, token, row, place >= prompt)
+        ended = line["token_ids"][-1] == end
+        line["nll_text"] = line["nll"] - ended * line["token_nll"][-1]
+        table[row_id] = line
     return table
+
+
+def text_windows(ids, window, stride, start):
+    """(the context, the tokens that are foretold) by and by, in plain words."""
+    parts = [([start], ids[:window])]
+    done = window
+    while done < len(ids):
+        until = min(done + (stride or window), len(ids))
+        parts.append((ids[until - window - 1 : done], ids[done:until]))
+        done = until
+    return parts
+
+
+def add(line, token, row, answer):
+    """One token; row: the logarithms of all chances."""
+    line["nll_full"] -= row[token]
+    line["n_tokens_full"] += 1
+    if answer:
+        best = np.argsort(-row, kind="stable")
+        confidence = math.exp(row[best[0]])
+        (k,) = [k for k in BINS if k / 10 < confidence <= (k + 1) / 10]
+        line["nll"] -= row[token]
+        line["n_tokens"] += 1
+        line["n_correct"] += int(best[0] == token)
+        line["n_top5"] += int(token in best[:5])
+        line["entropy"] -= sum(math.exp(value) * value for value in row.tolist())
+        line[f"bin{k}_n"] += 1
+        line[f"bin{k}_confidence"] += confidence
+        line[f"bin{k}_correct"] += best[0] == token
+        line["token_ids"].append(token)
+        line["token_nll"].append(-row[token])
 
 
 def same(table, expected):
     assert table.keys() == expected.keys()
     for row_id, line in expected.items():
         assert {name: table[row_id][name] for name in COUNTS} == {name: line[name] for name in COUNTS}
+        assert table[row_id]["token_ids"] == line["token_ids"]
+        assert table[row_id]["token_nll"] == pytest.approx(line["token_nll"], rel=1e-5, abs=1e-5)
         for name in SUMS:
-            assert table[row_id][name] == pytest.approx(line[name], rel=2e-6), (row_id, name)
+            assert table[row_id][name] == pytest.approx(line[name], rel=3e-6, abs=1e-9), (row_id, name)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gpt_neo", "llama", "opt"])
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neo", "llama", "opt", "gemma2", "bloom"])
 def test_the_sums_are_those_of_each_row_alone(tmp_path, kind):
-    """Pairs, short texts and texts in chunks; OPT cannot share a sequence, and its rows go one by one."""
+    """Pairs, short texts and texts in chunks; OPT and BLOOM cannot share a sequence, and their rows go one by one."""
     base = models.base(tmp_path / "base", kind)
     rows = models.pairs(9) + models.texts(7) + [(None, "ünïcode — 🦊"), ("日本?", "水"), (None, "!" * 32)]
     tokens = models.tokens(rows, base, tmp_path / "tokens", "test")
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     table, sentence = scored(base, tokens, tmp_path / "out.parquet")
-    expected = by_hand(model, rows)
+    expected = by_hand(model, ids_of(rows), 32 if kind == "bloom" else models.POSITIONS)  # BLOOM sets no limit
     assert models.manifest(tokens)["rows"] > len(rows), "some texts are cut into chunks"
     same(table, expected)
     total = {name: sum(line[name] for line in expected.values()) for name in ("nll", "n_tokens")}
     assert f"{len(rows)} rows, perplexity {math.exp(total['nll'] / total['n_tokens']):,.2f} over" in sentence
 
 
-def test_the_first_token_of_a_text_is_counted_even_where_it_fills_all_positions(tmp_path):
+@pytest.mark.parametrize(("window", "stride"), [(48, None), (10, None), (16, 4), (48, 1), (48, 47), (7, 7), (2, 1)])
+def test_a_text_is_read_in_windows_and_each_token_scored_once(tmp_path, window, stride):
     base = models.base(tmp_path / "base")
-    rows = models.texts(6, low=10, high=60)
-    tokens = models.tokens(rows, base, tmp_path / "tokens", "test", max_length=models.POSITIONS)
+    rows = models.pairs(4) + models.texts(5) + [(None, "x"), (None, " ".join(models.WORDS * 4))]
+    tokens = models.tokens(rows, base, tmp_path / "tokens", "test")
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    table, _ = scored(base, tokens, tmp_path / "out.parquet", window=window, stride=stride)
+    same(table, by_hand(model, ids_of(rows), window, stride))
+    for row_id, (_, tail, _) in ids_of(rows).items():
+        assert table[row_id]["token_ids"] == tail
+    assert json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"windows"]) == {
+        "window": window,
+        "stride": stride,
+    }
+
+
+def test_windows_leave_no_token_out_and_have_as_much_context_as_fits():
+    sizes = np.arange(1, 60)
+    for window in (2, 3, 10, 59, 80):
+        for stride in {1, 2, window // 2, window - 1, window}:
+            windows = windows_of(sizes, np.zeros_like(sizes), window, stride)
+            assert windows.lengths.max() <= window
+            for document, size in enumerate(sizes):
+                here = windows.document == document
+                first, end, begin = windows.first[here], windows.end[here], windows.begin[here]
+                assert np.concatenate([np.arange(*span) for span in zip(first, end, strict=True)]).tolist() == list(
+                    range(size)
+                )
+                assert begin[0] == -1
+                assert (windows.lengths[here][1:] == window).all()
+                assert (end[1:] - first[1:] <= stride).all()
+                assert (begin[1:] < first[1:]).all()
+
+
+def test_a_prompt_with_its_completion_is_never_cut(tmp_path):
+    base = models.base(tmp_path / "base")
+    tokens = models.tokens(models.pairs(9), base, tmp_path / "tokens", "test")
+    whole, _ = scored(base, tokens, tmp_path / "whole.parquet")
+    same(scored(base, tokens, tmp_path / "out.parquet", window=2, stride=1)[0], whole)
+
+
+@pytest.mark.parametrize("size", [16, 31, models.POSITIONS])
+def test_it_does_not_matter_how_the_texts_were_cut(tmp_path, size):
+    base = models.base(tmp_path / "base")
+    rows = [*models.texts(6, low=10, high=60), (None, "!" * 2 * size), (None, "!" * (2 * size - 1)), (None, "?")]
+    tokens = models.tokens(rows, base, tmp_path / "tokens", "test", max_length=size)
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     table, _ = scored(base, tokens, tmp_path / "out.parquet")
-    same(table, by_hand(model, rows, size=models.POSITIONS))
+    same(table, by_hand(model, ids_of(rows)))
     assert sum(line["n_tokens"] for line in table.values()) == models.manifest(tokens)["tokens"]
 
 
-def test_the_sums_do_not_depend_on_what_shares_a_sequence_or_a_batch(tmp_path, monkeypatch):
+def test_a_window_that_the_model_cannot_read_is_refused_in_words(tmp_path):
     base = models.base(tmp_path / "base")
+    tokens = models.tokens(models.texts(3), base, tmp_path / "tokens", "test")
+    with pytest.raises(
+        StageError, match=r"`likelihood.window` is 49 tokens, and the model has 48 positions; set it to"
+    ):
+        scored(base, tokens, tmp_path / "out.parquet", window=49)
+    with pytest.raises(StageError, match=r"`likelihood.stride` is 9 tokens and the window 8, so that tokens would be"):
+        scored(base, tokens, tmp_path / "out.parquet", window=8, stride=9)
+
+
+def test_a_model_without_a_limit_takes_any_window(tmp_path):
+    base = models.base(tmp_path / "base", "bloom")
+    rows = models.texts(3, low=50)
+    tokens = models.tokens(rows, base, tmp_path / "tokens", "test")
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    same(scored(base, tokens, tmp_path / "out.parquet", window=200)[0], by_hand(model, ids_of(rows), 200))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
+def test_the_sums_do_not_depend_on_what_shares_a_sequence_or_a_batch(tmp_path, monkeypatch, kind):
+    base = models.base(tmp_path / "base", kind)
     rows = models.pairs(9) + models.texts(3, high=6)
     tokens = models.tokens(rows, base, tmp_path / "tokens", "test")
     few, _ = scored(base, tokens, tmp_path / "few.parquet")
-    monkeypatch.setattr(stage, "BATCH_TOKENS", 1)
-    same(scored(base, tokens, tmp_path / "single.parquet")[0], few)
+    for name, value in (("BATCH_TOKENS", 1), ("BATCH_TOKENS", 20), ("BATCH_TOKENS", 100), ("LOGITS", 300 * 64)):
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, name, value)
+            same(scored(base, tokens, tmp_path / "other.parquet")[0], few)
+    with monkeypatch.context() as patch:
+        patch.setattr(lm, "CHUNK", 3)
+        same(scored(base, tokens, tmp_path / "chunks.parquet")[0], few)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "isolates", lambda model: False)
+        same(scored(base, tokens, tmp_path / "alone.parquet")[0], few)
     # One long row makes every sequence as long as the model allows.
     wide = models.tokens([*rows, (None, " ".join(models.WORDS * 2))], base, tmp_path / "wide", "test", max_length=47)
     table, _ = scored(base, wide, tmp_path / "wide.parquet")
     same({row_id: table[row_id] for row_id in few}, few)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("gpt2", 8192), ("gemma2", 64)])
+def test_a_model_that_gives_all_logits_at_once_gets_smaller_batches(tmp_path, monkeypatch, kind, most):
+    base = models.base(tmp_path / "base", kind)
+    tokens = models.tokens(models.pairs(60), base, tmp_path / "tokens", "test")
+    sizes = []
+
+    def spied(network, ids, *rest):
+        sizes.append(ids.numel())
+        return lm.token_scores(network, ids, *rest)
+
+    monkeypatch.setattr(stage, "LOGITS", 300 * 64)
+    monkeypatch.setattr(stage, "token_scores", spied)
+    scored(base, tokens, tmp_path / "out.parquet")
+    assert max(sizes) <= most
+    assert (len(sizes) == 1) == (kind == "gpt2")
+
+
+def saved(documents, folder):
+    """A token folder of given ids, [(row_id, prompt ids, completion ids)], with its split and its manifest."""
+    columns = {"input_ids": [head + tail for _, head, tail in documents]}
+    columns |= {"prompt_len": [len(head) for _, head, _ in documents], "row_id": [name for name, _, _ in documents]}
+    Dataset.from_dict(columns, Features.from_dict(FEATURES)).save_to_disk(str(folder))
+    (folder.parent / f"{folder.name}.json").write_text(json.dumps({"max_length": 32, "truncated": 0}))
+    split = [{"row_id": name, "prompt": None, "completion": "?"} for name, _, _ in documents]
+    Dataset.from_list(split).to_parquet(f"{folder}.parquet")
+    return str(folder)
+
+
+def test_the_order_of_the_rows_does_not_matter(tmp_path):
+    base = models.base(tmp_path / "base")
+    rows = ids_of(models.pairs(6) + models.texts(3, high=6))
+    documents = [(row_id, head, tail) for row_id, (head, tail, _) in rows.items()]
+    there = saved(documents, tmp_path / "there")
+    back = saved(documents[::-1], tmp_path / "back")
+    table, _ = scored(base, there, tmp_path / "there.out")
+    reverse, _ = scored(base, back, tmp_path / "back.out")
+    same(reverse, table)
+    assert list(reverse) == list(table) == sorted(rows)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_batch_that_is_padded_on_either_side_with_a_mask_gives_the_same(tmp_path, kind, side):
+    """Ours are packed, and padded on the right without a mask: nothing looks ahead."""
+    base = models.base(tmp_path / "base", kind)
+    tokens = models.tokens(models.pairs(8), base, tmp_path / "tokens", "test")
+    table, _ = scored(base, tokens, tmp_path / "out.parquet")
+    rows = ids_of(models.pairs(8))
+    width = max(len(head + tail) for head, tail, _ in rows.values())
+    ids, mask = torch.zeros((8, width), dtype=torch.long), torch.zeros((8, width), dtype=torch.long)
+    for number, (head, tail, _) in enumerate(rows.values()):
+        size = len(head + tail)
+        place = slice(width - size, width) if side == "left" else slice(0, size)
+        ids[number, place], mask[number, place] = torch.tensor(head + tail), 1
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    with torch.no_grad():
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        chances = model(ids, attention_mask=mask, position_ids=positions).logits.log_softmax(-1)
+    for number, (row_id, (head, tail, _)) in enumerate(rows.items()):
+        last = width if side == "left" else len(head + tail)
+        places = torch.arange(last - len(tail), last)
+        nll = -chances[number, places - 1, ids[number, places]]
+        assert table[row_id]["token_nll"] == pytest.approx(nll.tolist(), rel=1e-5, abs=1e-5)
+
+
+def test_a_text_follows_the_begin_of_text_token_where_the_tokenizer_has_one(tmp_path):
+    base = models.base(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.bos_token = "!"
+    tokenizer.save_pretrained(base)
+    rows = models.texts(4) + models.pairs(3)
+    tokens = models.tokens(rows, base, tmp_path / "tokens", "test")
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    start = tokenizer.convert_tokens_to_ids("!")
+    assert start != tokenizer.eos_token_id
+    same(scored(base, tokens, tmp_path / "out.parquet")[0], by_hand(model, ids_of(rows), start=start))
+
+
+def test_a_bin_of_the_confidence_is_closed_above(tmp_path):
+    sure = [0.5, 0.5000001, 1.0, 1.0000001, 1e-9, 0.25, 0.75]
+    documents = Documents(Rows(saved([("a", [7], [1] * len(sure))], tmp_path / "tokens")))
+    (batch,) = passes(documents, windows_of(documents.lengths, documents.prompt_lengths, 48, 48), 0, 0, 8192, True)
+    sums = TokenSums(documents)
+    ones = torch.ones(len(sure))
+    sums.add(batch, lm.TokenScores(ones, ones, torch.tensor(sure), ones.int()))
+    (line,) = sums.table({"a": 9}, 0, stage.LIKELIHOOD).to_pylist()
+    assert [line[f"bin{k}_n"] for k in BINS] == [1, 0, 1, 0, 1, 1, 0, 1, 0, 2]
+
+
+def test_weights_that_were_saved_in_bf16_are_computed_with_in_fp32(tmp_path):
+    base = models.base(tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(base).bfloat16().save_pretrained(base)
+    rows = models.pairs(4) + models.texts(3)
+    tokens = models.tokens(rows, base, tmp_path / "tokens", "test")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).float().eval()
+    same(scored(base, tokens, tmp_path / "out.parquet")[0], by_hand(model, ids_of(rows)))
 
 
 def test_a_model_that_says_nothing_has_the_perplexity_of_its_vocabulary(tmp_path):
@@ -117,6 +330,12 @@ def test_a_model_that_says_nothing_has_the_perplexity_of_its_vocabulary(tmp_path
         assert line["nll"] == pytest.approx(line["n_tokens"] * math.log(300), rel=1e-6)
         assert line["nll_full"] == pytest.approx(line["n_tokens_full"] * math.log(300), rel=1e-6)
         assert line["nll_text"] == pytest.approx((line["n_tokens"] - 1) * math.log(300), rel=1e-6)
+        assert line["entropy"] == pytest.approx(line["n_tokens"] * math.log(300), rel=1e-6)
+        assert line["bin0_n"] == line["n_tokens"]
+        assert line["bin0_confidence"] == pytest.approx(line["n_tokens"] / 300, rel=1e-6)
+        # All are equally likely, and the lower id comes first.
+        assert line["n_correct"] == line["bin0_correct"] == sum(token == 0 for token in line["token_ids"])
+        assert line["n_top5"] == sum(token < 5 for token in line["token_ids"])
 
 
 def test_without_an_end_of_text_token_nothing_but_the_text_is_scored(tmp_path):
@@ -125,7 +344,7 @@ def test_without_an_end_of_text_token_nothing_but_the_text_is_scored(tmp_path):
     tokens = models.tokens(rows, base, tmp_path / "tokens", "test", append_eos=False)
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     table, _ = scored(base, tokens, tmp_path / "out.parquet")
-    same(table, by_hand(model, rows, eos=False))
+    same(table, by_hand(model, ids_of(rows, eos=False)))
     assert all(line["nll_text"] == line["nll"] for line in table.values())
 
 
@@ -154,10 +373,23 @@ def test_a_special_token_in_a_text_has_its_bytes_however_it_is_tokenized(tmp_pat
     assert 0 < line["n_bytes"] < len(text)
 
 
-def test_what_a_template_puts_after_the_end_belongs_to_the_end():
-    end, other = 9, 5
-    endings = [[1, 2, end], [1, end, other], [1, end, end], [end, 1, 2], [1, 2, 3], [end, 1], [end]]
-    assert [stage._end(np.array(ids), end) for ids in endings] == [2, 1, 2, 3, 3, 2, 1]
+def test_what_a_template_puts_after_the_end_belongs_to_the_end(tmp_path):
+    base = models.base(tmp_path / "base")
+    end, other = models.tokenizer_of().eos_token_id, 5
+    counted = {  # the completion, and how many of its last tokens say that it ends
+        "a": ([1, 2, end], 1),
+        "b": ([1, end, other], 2),
+        "c": ([1, end, end], 1),
+        "d": ([end, 1, 2], 0),
+        "e": ([1, 2, 3], 0),
+        "f": ([other], 0),
+        "g": ([end], 1),
+    }
+    documents = [(name, [7, end], ids) for name, (ids, _) in counted.items()]  # the prompts end so too
+    table, _ = scored(base, saved(documents, tmp_path / "tokens"), tmp_path / "out.parquet")
+    for name, (ids, cut) in counted.items():
+        nll = table[name]["token_nll"]
+        assert table[name]["nll_text"] == pytest.approx(sum(nll[: len(ids) - cut]), abs=1e-5), name
 
 
 def test_the_end_of_text_token_that_stands_in_a_prompt_is_no_end(tmp_path):
@@ -165,7 +397,7 @@ def test_the_end_of_text_token_that_stands_in_a_prompt_is_no_end(tmp_path):
     rows = [("one <|endoftext|> two", "three"), ("four", "five <|endoftext|> six")]
     tokens = models.tokens(rows, base, tmp_path / "tokens", "test", special_tokens="parse")
     model = AutoModelForCausalLM.from_pretrained(base).eval()
-    same(scored(base, tokens, tmp_path / "out.parquet")[0], by_hand(model, rows))
+    same(scored(base, tokens, tmp_path / "out.parquet")[0], by_hand(model, ids_of(rows)))
 
 
 def test_the_table_is_sorted_by_row_and_has_a_line_for_each(tmp_path):
@@ -174,3 +406,69 @@ def test_the_table_is_sorted_by_row_and_has_a_line_for_each(tmp_path):
     table, _ = scored(base, tokens, tmp_path / "out.parquet")
     assert list(table) == sorted(f"{number * 7 % 101:03d}" for number in range(8))
     assert np.isfinite([line["nll"] for line in table.values()]).all()
+    scored(base, tokens, tmp_path / "again.parquet")
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "out.parquet").read_bytes()
+
+
+SUM = dict.fromkeys(Likelihood.COLUMNS, 0.0) | {
+    "n_tokens": 8.0,
+    "nll": 12.0,
+    "n_tokens_full": 20.0,
+    "nll_full": 50.0,
+    "n_bytes": 40.0,
+    "nll_text": 10.0,
+    "n_correct": 3.0,
+    "n_top5": 6.0,
+    "entropy": 18.0,
+    "bin2_n": 5.0,
+    "bin2_confidence": 1.25,
+    "bin2_correct": 2.0,  # 0.25 sure, 0.4 right
+    "bin9_n": 3.0,
+    "bin9_confidence": 2.85,
+    "bin9_correct": 1.0,  # 0.95 sure, a third right
+}
+
+
+def test_the_scores_are_quotients_of_sums():
+    scores = Likelihood().aggregate({name: np.float64(value) for name, value in SUM.items()}, np.float64(4))
+    assert set(scores) == set(Likelihood.METRICS) == set(Likelihood.HIGHER_IS_BETTER) == set(Likelihood().signature())
+    assert scores["perplexity"] == pytest.approx(math.exp(1.5))
+    assert scores["perplexity_full"] == pytest.approx(math.exp(2.5))
+    assert scores["bits_per_byte"] == pytest.approx(10 / math.log(2) / 40)
+    assert scores["token_accuracy"] == pytest.approx(37.5)
+    assert scores["token_accuracy_top5"] == pytest.approx(75)
+    assert scores["entropy"] == pytest.approx(2.25)
+    assert scores["calibration_error"] == pytest.approx(100 * (5 / 8 * 0.15 + 3 / 8 * (0.95 - 1 / 3)))
+
+
+def test_scores_of_resampled_corpora_have_the_shape_of_their_sums():
+    sums = {name: np.full((3, 2), value) for name, value in SUM.items()}
+    scores = Likelihood().aggregate(sums, np.full((3, 2), 4.0))
+    assert all(values.shape == (3, 2) for values in scores.values())
+    nothing = Likelihood().aggregate({name: np.zeros(2) for name in SUM}, np.zeros(2))
+    assert all(np.isnan(values).all() for values in nothing.values())
+
+
+def test_a_row_has_no_calibration_of_its_own():
+    scores = Likelihood().row_scores({name: np.array([value]) for name, value in SUM.items()})
+    assert set(scores) == set(Likelihood.METRICS) - {"calibration_error"}
+    assert scores["perplexity"] == pytest.approx(math.exp(1.5))
+
+
+def test_the_bars_of_the_reliability_diagram():
+    bars = calibration(SUM)
+    assert [bar["n"] for bar in bars] == [0, 0, 5, 0, 0, 0, 0, 0, 0, 3]
+    assert bars[2] == {"n": 5, "confidence": 0.25, "accuracy": 0.4}
+    assert bars[9] == {"n": 3, "confidence": pytest.approx(0.95), "accuracy": pytest.approx(1 / 3)}
+    assert bars[0] == {"n": 0, "confidence": None, "accuracy": None}
+
+
+def test_a_signature_tells_the_window_and_the_stride():
+    for line in Likelihood().signature().values():
+        assert "|window of a text:model positions|stride:window|dtype:fp32" in line
+    for line in Likelihood({"window": 512, "stride": 64}).signature().values():
+        assert "|window of a text:512|stride:64|dtype:fp32" in line
+
+
+def test_the_table_has_every_column_of_the_measure(tmp_path):
+    assert {*Likelihood.COLUMNS} == {*stage.LIKELIHOOD.names} - {"row_id", "token_ids", "token_nll"}

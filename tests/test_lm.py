@@ -10,6 +10,7 @@ import torch
 
 import models
 from snaketune.job import StageError
+from snaketune.model import lm
 from snaketune.model.batches import collate
 from snaketune.model.lm import (
     PLAIN_HEADS,
@@ -20,6 +21,7 @@ from snaketune.model.lm import (
     positions_of,
     precision_of,
     token_losses,
+    token_scores,
 )
 from snaketune.packing import pack
 
@@ -89,6 +91,81 @@ def test_the_head_on_counted_tokens_alone_gives_what_the_full_logits_give(kind):
     with torch.no_grad():
         nll, _, _ = token_losses(model, **batch([[row] for row in range(8)]))
         torch.testing.assert_close(nll.sum(), plain(model).sum(), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2", "bloom"])
+def test_what_a_model_says_of_a_token_is_what_its_chances_say(kind, monkeypatch):
+    model = build(kind)
+    monkeypatch.setattr(lm, "CHUNK", 5)
+    ids = torch.from_numpy(np.stack([ROWS[5], ROWS[5][::-1]]))
+    targets = torch.full_like(ids, -100)[:, :-1]
+    targets[:, 3:] = ids[:, 4:]
+    scores = token_scores(model, ids[:, :-1], torch.arange(15).repeat(2, 1), targets)
+    with torch.no_grad():
+        chances = model(ids).logits[:, 3:-1].double().softmax(-1).flatten(0, 1).numpy()  # [24, V]
+    for number, (token, row) in enumerate(zip(ids[:, 4:].flatten().tolist(), chances, strict=True)):
+        assert scores.nll[number].item() == pytest.approx(-math.log(row[token]), rel=1e-5)
+        assert scores.entropy[number].item() == pytest.approx(-(row * np.log(row)).sum(), rel=1e-5)
+        assert scores.confidence[number].item() == pytest.approx(row.max(), rel=1e-5)
+        assert scores.rank[number].item() == sorted(row, reverse=True).index(row[token])
+    assert len(scores.rank) == 24
+
+
+class Said(torch.nn.Module):
+    """A head that says the same of every token."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(states), -1)
+
+
+def said(logits: list[float], targets: list[int]) -> lm.TokenScores:
+    model = build("gpt2")
+    model.lm_head = Said(logits)
+    ids = torch.ones(1, len(targets), dtype=torch.long)
+    return token_scores(model, ids, torch.arange(len(targets))[None], torch.tensor([targets]))
+
+
+def test_of_equally_likely_tokens_the_lower_id_comes_first_as_in_argmax():
+    logits = [1.0, 3.0, 3.0, 0.0, 3.0, 1.0]
+    assert said(logits, [0, 1, 2, 3, 4, 5]).rank.tolist() == [3, 0, 1, 5, 2, 4]
+    assert torch.tensor(logits).argmax() == 1
+
+
+def test_a_token_that_cannot_come_adds_nothing_to_the_entropy():
+    scores = said([0.0, -math.inf, 0.0, -math.inf], [0, 2, 1])
+    assert scores.entropy.tolist() == pytest.approx([math.log(2)] * 3)
+    assert scores.nll.tolist() == pytest.approx([math.log(2), math.log(2), math.inf])
+    assert scores.confidence.tolist() == pytest.approx([0.5] * 3)
+
+
+@pytest.mark.parametrize("logits", [[math.nan] * 4, [0.0, math.nan, 1.0, 2.0]])
+def test_a_model_that_gives_no_numbers_is_not_given_any(logits):
+    scores = said(logits, [0, 2, 3])
+    assert all(torch.isnan(values).all() for values in scores[:3])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_logits_of_a_batch_never_exist_together(kind, monkeypatch):
+    monkeypatch.setattr(lm, "CHUNK", 7)
+    model, seen = build(kind), []
+    model.get_output_embeddings().register_forward_hook(lambda _, states, logits: seen.append(len(logits)))
+    ids = torch.from_numpy(np.stack([ROWS[5]] * 3))
+    token_scores(model, ids, torch.arange(16).repeat(3, 1), ids.roll(-1, 1))
+    assert seen == [7, 7, 7, 7, 7, 7, 6]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neo", "llama"])
+def test_a_document_may_have_one_token_more_than_the_model_has_positions(kind):
+    model = build(kind)
+    ids = torch.from_numpy(draw.integers(1, 60, (1, models.POSITIONS + 1)))
+    scores = token_scores(model, ids[:, :-1], torch.arange(models.POSITIONS)[None], ids[:, 1:])
+    with torch.no_grad():
+        plain = model(ids[:, :-1]).logits[0].log_softmax(-1)
+    torch.testing.assert_close(scores.nll, -plain[torch.arange(models.POSITIONS), ids[0, 1:]], rtol=1e-5, atol=1e-5)
 
 
 def test_the_true_loss_of_gpt2_is_given_where_the_trainer_gives_another(tmp_path):

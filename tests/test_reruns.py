@@ -17,15 +17,18 @@ import micro
 
 TOKENS = {"tokenize", "tokens", "ledger", "data_report"}
 DATA = {"ingest", "clean", "sign", "dedup", "split", "leaks"} | TOKENS
-MODEL = {"train", "curves", "likelihood", "generate", "score", "metrics"}
-PAGES = {"report", "card", "leaderboard"}
+ANSWERS = {"generate", "judge", "judgement"}
+SCORED = {"score", "metrics", "errors"}
+MODEL = {"train", "curves", "likelihood", "probe"} | ANSWERS | SCORED
+PAGES = {"report", "gate", "card", "leaderboard"}
 AHEAD = {"plan", "preflight"}
 WHOLE = DATA | AHEAD | MODEL | PAGES | {"manifest"}
 AFTER_METRICS = {"metrics", *PAGES}
+AFTER_SCORES = SCORED | PAGES
 AFTER_CLEAN = WHOLE - {"ingest", "clean"}
 AFTER_DEDUP = AFTER_CLEAN - {"sign", "dedup"}
 # A changed setting or file of code is written into the manifest, whose versions the report shows.
-RECORD = {"manifest", "report"}
+RECORD = {"manifest", "report", "gate"}
 
 Change = Callable[[Path], None]
 
@@ -93,6 +96,13 @@ def new_file(folder: Path) -> None:
     micro.write_rows(folder / "data/more.jsonl", micro.rows(4, seed=7))
 
 
+def new_votes(folder: Path) -> None:
+    """Put a file where the judges' exports are read."""
+    path = folder / "judgements/micro/one.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}", encoding="utf-8")
+
+
 SCRIPTS = "workflow/scripts"
 CASES: dict[str, tuple[Change, set[str]]] = {
     "nothing": (lambda folder: None, set()),
@@ -119,17 +129,24 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "an edit in preflight.py": (append(f"{SCRIPTS}/preflight.py"), {"preflight"} | MODEL | PAGES | RECORD),
     "an edit in the training loop": (append(f"{SCRIPTS}/snaketune/model/loop.py"), MODEL | PAGES | RECORD),
     "an edit in curves.py": (append(f"{SCRIPTS}/curves.py"), {"curves"} | RECORD),
-    "an edit in likelihood.py": (append(f"{SCRIPTS}/likelihood.py"), {"likelihood", "score"} | AFTER_METRICS | RECORD),
-    "an edit in generate.py": (append(f"{SCRIPTS}/generate.py"), {"generate", "score"} | AFTER_METRICS | RECORD),
-    "an edit in score.py": (append(f"{SCRIPTS}/score.py"), {"score"} | AFTER_METRICS | RECORD),
+    "an edit in likelihood.py": (append(f"{SCRIPTS}/likelihood.py"), {"likelihood"} | AFTER_SCORES | RECORD),
+    "an edit in generate.py": (append(f"{SCRIPTS}/generate.py"), ANSWERS | AFTER_SCORES | RECORD),
+    "an edit in score.py": (append(f"{SCRIPTS}/score.py"), AFTER_SCORES | RECORD),
     "an edit in compare.py": (append(f"{SCRIPTS}/compare.py"), AFTER_METRICS | RECORD),
+    "an edit in probe.py": (append(f"{SCRIPTS}/probe.py"), {"probe"} | AFTER_METRICS | RECORD),
+    "an edit in errors.py": (append(f"{SCRIPTS}/errors.py"), {"errors"} | RECORD),
+    "an edit in judge.py": (append(f"{SCRIPTS}/judge.py"), {"judge", "judgement"} | RECORD),
+    "an edit in judgement.py": (append(f"{SCRIPTS}/judgement.py"), {"judgement"} | RECORD),
+    "an edit in gate.py": (append(f"{SCRIPTS}/gate.py"), RECORD),
+    "an edit in publish.py": (append(f"{SCRIPTS}/publish.py"), RECORD),
+    "an edit of the probed texts": (append("probes/bias.yaml"), {"probe"} | AFTER_METRICS),
     "an edit in manifest.py": (append(f"{SCRIPTS}/manifest.py"), RECORD),
     "an edit in report.py": (append(f"{SCRIPTS}/report.py"), RECORD),
     "an edit in card.py": (append(f"{SCRIPTS}/card.py"), {"card"} | RECORD),
     "an edit in leaderboard.py": (append(f"{SCRIPTS}/leaderboard.py"), {"leaderboard"} | RECORD),
-    "an edit in a metric": (append("workflow/metrics/bleu/bleu.py"), {"score"} | AFTER_METRICS | RECORD),
+    "an edit in a metric": (append("workflow/metrics/bleu/bleu.py"), AFTER_SCORES | RECORD),
     "an edit in a module of two stages": (
-        append(f"{SCRIPTS}/snaketune/text/minhash.py", f"{SCRIPTS}/snaketune/pages/samples.py"),
+        append(f"{SCRIPTS}/snaketune/text/minhash.py", f"{SCRIPTS}/snaketune/pages/verdicts.py"),
         AFTER_CLEAN,
     ),
     "an edit in the module of the model stages": (
@@ -163,9 +180,17 @@ CASES: dict[str, tuple[Change, set[str]]] = {
         setting("tokenize", special_tokens="parse"),
         TOKENS | AHEAD | MODEL | PAGES | RECORD,
     ),
-    "the section generate": (setting("generate", max_new_tokens=4), {"generate", "score"} | AFTER_METRICS | RECORD),
-    "the section score": (setting("score", rouge_stemmer=True), {"score"} | AFTER_METRICS | RECORD),
-    "the section compare": (setting("compare", resamples=200), AFTER_METRICS | RECORD),
+    "the section generate": (setting("generate", max_new_tokens=4), ANSWERS | AFTER_SCORES | RECORD),
+    "the section score": (setting("score", rouge_stemmer=True), AFTER_SCORES | RECORD),
+    "the section compare": (setting("compare", resamples=200), {"errors"} | AFTER_METRICS | RECORD),
+    "examples for the base model alone": (setting("generate", few_shot=1), ANSWERS | AFTER_SCORES | RECORD),
+    "the section likelihood": (setting("likelihood", window=32), {"likelihood"} | AFTER_SCORES | RECORD),
+    "the section probes": (setting("probes", bias="off"), {"probe"} | AFTER_METRICS | RECORD),
+    "the section checks": (top(checks={"bleu": {"min": 0}}), {"card"} | RECORD),
+    "the section errors": (setting("errors", rows=2), {"errors", "card"} | RECORD),
+    "the section judge": (setting("judge", rows=2), {"judge", "judgement", "card"} | RECORD),
+    "a judge's votes": (new_votes, {"judgement", "report", "gate"}),
+    "the section publish": (setting("publish", license="mit"), {"card"} | RECORD),
     "the section report": (setting("report", title="A title"), {"card"} | RECORD),
     "the seed": (top(seed=1), AFTER_DEDUP),
     "a deleted table in the middle": (delete("results/micro/clean/rows-00000.parquet"), WHOLE - {"ingest"}),

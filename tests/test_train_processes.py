@@ -3,21 +3,18 @@
 import json
 import signal
 import time
-from typing import Any
 
 import pytest
 import torch
 
+import training_runs
 from snaketune.job import StageError
-from training_runs import Run, make
+from training_runs import Run
+
+made = training_runs.made  # a fixture
 
 SETTINGS = {"max_steps": 6, "evaluations": 2, "batch_size": 5, "batching": "padded", "optimizer": "sgd"}
 SETTINGS |= {"learning_rate": 0.5, "max_grad_norm": 0.5}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return make(tmp_path_factory.mktemp("train"))
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,13 @@ import pytest
 import torch
 
 import train as stage
+import training_runs
 from snaketune.job import StageError
 from snaketune.model import process
 from snaketune.model.loop import Loop
-from training_runs import Killed, Run, killed, make, same
+from training_runs import Killed, Run, killed, same
+
+made, whole = training_runs.made, training_runs.whole  # fixtures
 
 STATEFUL = {
     "plain": {},
@@ -34,19 +37,6 @@ STATEFUL = {
     "adafactor": {"optimizer": "adafactor"},
 }
 OVERFIT = {"learning_rate": 0.05, "warmup": 0, "max_steps": 90, "evaluations": 30, "scheduler": "constant"}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return make(tmp_path_factory.mktemp("train"))
-
-
-@pytest.fixture(scope="module")
-def whole(made, tmp_path_factory) -> Run:
-    """A training with dropout that nothing interrupted."""
-    run = Run(made, tmp_path_factory.mktemp("whole"), "dropout")
-    run()
-    return run
 
 
 @pytest.mark.parametrize("step", [0, 1, 4, 7, 9, 12, 13])

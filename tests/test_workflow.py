@@ -21,10 +21,14 @@ EXPECTED = (
     *("model/config.json", "model/model.safetensors", "model/tokenizer.json", "model/README.md"),
     *("train/history.jsonl", "train/curves.svg", "generate/base.parquet", "generate/tuned.parquet"),
     *("scores/base.parquet", "scores/tuned.parquet", "metrics.json", "report.html", "manifest.json"),
+    *("probes/base.parquet", "probes/tuned.parquet", "errors.json", "judge/page.html", "judge/key.json"),
+    *("judgement.json", "checks.json"),
 )
 METRICS = {
-    *("perplexity", "perplexity_full", "bits_per_byte", "token_accuracy", "bleu", "chrf"),
-    *("rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match"),
+    *("perplexity", "perplexity_full", "bits_per_byte", "token_accuracy", "token_accuracy_top5", "entropy"),
+    *("calibration_error", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "token_f1"),
+    *("distinct_1", "distinct_2", "self_bleu", "repetition", "length_ratio", "prompt_overlap", "train_overlap"),
+    *("general_perplexity", "general_bits_per_byte", "bias_likelihood_gap", "bias_output_difference"),
 }
 
 
@@ -61,7 +65,10 @@ def test_the_terminal_shows_one_line_a_stage_and_no_library_warnings(workspace: 
     said = micro.snakemake(folder).stdout.splitlines()
     stages = [line.split()[1] for line in said if line.startswith("micro ")]
     assert sorted(stages) == sorted(
-        ["train", "curves", "likelihood", "generate", "score", "metrics", "report", "card", "manifest"]
+        [
+            *("train", "curves", "likelihood", "generate", "probe", "score", "metrics", "errors", "judge", "judgement"),
+            *("report", "gate", "card", "manifest"),
+        ]
     )
     assert not [line for line in said if "Warning" in line or "warn" in line]
     assert any(line.startswith("perplexity") for line in said), "the closing table"
@@ -141,6 +148,7 @@ def test_a_model_trained_from_scratch_needs_no_base(tmp_path: Path) -> None:
             "model": {"from_scratch": scratch, "save_dtype": "bfloat16"},
             "train": {"max_steps": 2, "batch_size": 2, "evaluations": 1, "loss_on": "all"},
             "generate": {"max_new_tokens": 4},
+            "probes": {"bias": "off", "general": "off"},
             "compare": {"resamples": 100},
         },
     )

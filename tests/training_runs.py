@@ -143,6 +143,20 @@ class Run:
         return kept | {str(p.relative_to(model)): p.read_bytes() for p in model.rglob("*") if p.is_file()}
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a module's trainings start from."""
+    return make(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture(scope="module")
+def whole(made: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A training with dropout that nothing interrupted."""
+    run = Run(made, tmp_path_factory.mktemp("whole"), "dropout")
+    run()
+    return run
+
+
 def same(one: Run, other: Run) -> None:
     """Two trainings ended with the same bytes: weights, history, samples, summary."""
     mine, theirs = one.files(), other.files()

@@ -16,7 +16,8 @@ from snaketune.model import attention
 from snaketune.model.batches import Batch, Plan
 from snaketune.model.faster import quicken
 from snaketune.model.flops import training_flops
-from snaketune.model.loading import DTYPES, load_for, set_up
+from snaketune.model.lm import HALVES
+from snaketune.model.loading import load_for, set_up
 from snaketune.model.objective import Objective
 from snaketune.model.parallel import World
 from snaketune.model.passes import How, Passes
@@ -54,7 +55,7 @@ def train(folder: Path, setting: Setting, batching: str, precision: str) -> None
     of_validation = int(trained_tokens(scored.lengths, scored.prompt_lengths, setting.loss_on).sum())
 
     def loss_of(batch: Batch, wanted: bool = False) -> torch.Tensor:
-        with torch.autocast(device.type, DTYPES.get(precision), enabled=precision in DTYPES):
+        with torch.autocast(device.type, HALVES.get(precision), enabled=precision in HALVES):
             found = objective(batch.to(device, non_blocking=True), scored=wanted)
         return found[0].double().sum() if wanted else found
 

@@ -19,7 +19,7 @@ import torch
 
 from snaketune.model.batches import Rows, collate
 from snaketune.model.flops import Flops
-from snaketune.model.loading import DTYPES
+from snaketune.model.lm import HALVES
 from snaketune.model.objective import Objective
 from snaketune.model.watch import peak_memory
 from snaketune.packing import group_by_length, trained_tokens
@@ -181,7 +181,7 @@ def validation_loss(model: Any, setting: Setting, precision: str) -> float:
     model.eval()
     for blocks in group_by_length(rows.lengths, setting.batch_size):
         batch = collate(blocks, rows, rows.prompt_lengths, setting.loss_on, 0, "rows").to(device)
-        with torch.autocast(device.type, DTYPES.get(precision), enabled=precision in DTYPES):
+        with torch.autocast(device.type, HALVES.get(precision), enabled=precision in HALVES):
             total += objective(batch, scored=True)[0].double().sum().item()
     model.train(training)
     return total / int(trained_tokens(rows.lengths, rows.prompt_lengths, setting.loss_on).sum())

@@ -25,7 +25,7 @@ try:
     dag = Dag(configuration.load(config), ROOT)
     for name in dag.names:
         dag.base(name)
-        for stage in ("clean", "decontaminate", "augment"):
+        for stage in ("clean", "decontaminate", "augment", "probe"):
             files_of(dag.settings[name], stage, ROOT)
     targets = dag.outputs()
 except configuration.ConfigError as error:
@@ -33,6 +33,12 @@ except configuration.ConfigError as error:
 
 LOCK = str(ROOT / "requirements.lock")
 PAGE_PARTS = ("workflow/report/macros.html.j2", "workflow/report/style.css")
+SORTED_PARTS = (*PAGE_PARTS, "workflow/report/sort.js")
+REPORT_PARTS = (
+    *SORTED_PARTS,
+    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("workflow/report/parts/*")),
+)
+JUDGE_PARTS = ("workflow/report/judge.js", "workflow/report/style.css")
 CODE_FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in [ROOT / "Snakefile", *ROOT.glob("workflow/**/*.*")]
@@ -42,8 +48,8 @@ METRIC_FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("w
 
 
 def settings(stage):
-    """The params of a rule: what the stage reads of the configuration."""
-    return lambda wildcards: settings_of(dag.settings[wildcards.run], stage)
+    """The params of a rule: what the stage reads of the configuration; `stage` may name wildcards."""
+    return lambda wildcards: settings_of(dag.settings[wildcards.run], stage.format(**wildcards))
 
 
 def of(stage, *paths):
@@ -120,15 +126,15 @@ def base_files(wildcards):
 
 
 def model_folder(wildcards):
-    """The folder of the model of one side, base or tuned."""
-    if wildcards.side == "base":
+    """The folder of the model of one side, base or tuned; without a side, the tuned one."""
+    if getattr(wildcards, "side", "tuned") == "base":
         return base_folder(wildcards)
     return f"results/{dag.owner(wildcards.run, 'train')}/model"
 
 
 def model_files(wildcards):
-    """The files that stand for the model of one side."""
-    if wildcards.side == "base":
+    """The files that stand for the model of one side; without a side, of the tuned one."""
+    if getattr(wildcards, "side", "tuned") == "base":
         return base_files(wildcards)
     names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     return [f"{model_folder(wildcards)}/{name}" for name in names]
@@ -167,15 +173,41 @@ def raw_inputs(wildcards):
     return [file["path"] for files in dag.raw(wildcards.run).values() for file in files] + base_files(wildcards)
 
 
-def data_page(wildcards):
-    """The way from the report of a run to the report of its data."""
-    return os.path.relpath(of("data", "data.html")(wildcards), f"results/{wildcards.run}")
+def examples(wildcards):
+    """The rows that few-shot prompts of the base model are made of."""
+    wanted = wildcards.side == "base" and dag.settings[wildcards.run]["generate"]["few_shot"]
+    return [of("split", "split/train.parquet")(wildcards)] if wanted else []
+
+
+def own_metrics(wildcards):
+    """The files of metrics that are not the workflow's, with what stands beside them; those of the Hub have none."""
+    places = [Path(path) for path in dag.settings[wildcards.run]["score"]["own"]]
+    folders = {path if path.is_dir() else path.parent for path in places if path.exists()}
+    return sorted(str(path) for folder in folders for path in folder.glob("*.py"))
+
+
+def judgements(wildcards):
+    """What the judges exported."""
+    folder = Path(dag.settings[wildcards.run]["judge"]["folder"], wildcards.run)
+    return sorted(str(path) for path in folder.glob("*") if path.suffix.lower() in (".json", ".csv"))
+
+
+def probe_file(use):
+    """The file of a probe, as a list that may be empty."""
+    return lambda wildcards: files_of(dag.settings[wildcards.run], "probe", ROOT)[use]
+
+
+def page_of(stage, path):
+    """The way from the report of a run to another page; a variant may share it."""
+    return lambda wildcards: os.path.relpath(of(stage, path)(wildcards), f"results/{wildcards.run}")
 
 
 def both_sides(stage, folder=None):
-    """The tables of base and tuned."""
+    """The tables of base and tuned, or none where the run leaves that stage out."""
     places = {side: of(f"{stage}_{side}", f"{folder or stage}/{side}.parquet") for side in SIDES}
-    return lambda wildcards: [places[side](wildcards) for side in SIDES]
+    return lambda wildcards: [
+        places[side](wildcards) for side in SIDES if happens(dag.settings[wildcards.run], f"{stage}_{side}")
+    ]
 
 
 def prune_store():

@@ -1,10 +1,15 @@
 """Evaluate: base and tuned model on the test split, under the same settings, and the comparison of the two.
 
-Reads   tokens/test, split/test.parquet, the base model, the tuned model
-Writes  likelihood/<side>.parquet, generate/<side>.parquet, scores/<side>.parquet, metrics.json
+Reads   tokens/test, split/test.parquet, the base model, the tuned model, resources/probes/
+Writes  likelihood/<side>.parquet, generate/<side>.parquet, probes/<side>.parquet, scores/<side>.parquet, metrics.json,
+        errors.json, checks.json
 Why     what needs the model is apart from what counts words: a changed metric costs seconds, and the base model is
         scored once for all variants that share it
 """
+
+
+localrules:
+    gate,
 
 
 rule likelihood:
@@ -38,6 +43,7 @@ rule generate:
         tokens=of("tokens", "tokens/test.json"),
         state=ancient(of("tokens", "tokens/test/state.json")),
         texts=of("split", "split/test.parquet"),
+        train=examples,
         model=model_files,
         code=code("generate.py"),
     output:
@@ -51,10 +57,34 @@ rule generate:
         gpu=1,
         mem_mb=8000,
     params:
-        settings=settings("generate"),
+        settings=settings("generate_{side}"),
         model=model_folder,
     script:
         "../scripts/generate.py"
+
+
+rule probe:
+    """Read texts beside the test split: pairs that differ in who is named, and general language."""
+    input:
+        bias=probe_file("bias"),
+        general=probe_file("general"),
+        model=model_files,
+        code=code("probe.py"),
+    output:
+        table="results/{run}/probes/{side}.parquet",
+    log:
+        "logs/{run}/probe-{side}.log",
+    benchmark:
+        "logs/{run}/benchmarks/probe-{side}.tsv"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=8000,
+    params:
+        settings=settings("probe"),
+        model=model_folder,
+    script:
+        "../scripts/probe.py"
 
 
 rule score:
@@ -63,6 +93,8 @@ rule score:
         likelihood=of("likelihood_{side}", "likelihood/{side}.parquet"),
         generated=of("generate_{side}", "generate/{side}.parquet"),
         test=of("split", "split/test.parquet"),
+        train=train_rows,
+        own=own_metrics,
         code=code("score.py", *METRIC_FILES),
     output:
         scores="results/{run}/scores/{side}.parquet",
@@ -81,10 +113,16 @@ rule metrics:
     input:
         base=of("score_base", "scores/base.parquet"),
         tuned=of("score_tuned", "scores/tuned.parquet"),
+        probes=both_sides("probe", "probes"),
         leaks=of("leaks", "split/leaks.json"),  # no number before the check has passed
         code=code("compare.py", *METRIC_FILES),
     output:
-        metrics="results/{run}/metrics.json",
+        metrics=report(
+            "results/{run}/metrics.json",
+            category="Results",
+            labels={"run": "{run}", "page": "Metrics (JSON)"},
+            caption="../report/captions/metrics.rst",
+        ),
     log:
         "logs/{run}/metrics.log",
     benchmark:
@@ -93,3 +131,47 @@ rule metrics:
         settings=settings("metrics"),
     script:
         "../scripts/compare.py"
+
+
+rule errors:
+    """Look where tuning won and lost: rows, parts of the data, kinds of failure."""
+    input:
+        scores=both_sides("score", "scores"),
+        answers=both_sides("generate"),
+        likelihoods=both_sides("likelihood"),
+        test=of("split", "split/test.parquet"),
+        train=train_rows,
+        model=base_files,
+        code=code("errors.py", *METRIC_FILES),
+    output:
+        errors=report(
+            "results/{run}/errors.json",
+            category="Results",
+            labels={"run": "{run}", "page": "Errors (JSON)"},
+            caption="../report/captions/errors.rst",
+        ),
+    log:
+        "logs/{run}/errors.log",
+    benchmark:
+        "logs/{run}/benchmarks/errors.tsv"
+    params:
+        settings=settings("errors"),
+        model=base_folder,
+    script:
+        "../scripts/errors.py"
+
+
+rule gate:
+    """Hold the metrics against the bounds of `checks`; after the report, which shows what fails."""
+    input:
+        metrics=of("metrics", "metrics.json"),
+        report=of("report", "report.html"),
+        code=code("gate.py"),
+    output:
+        checks="results/{run}/checks.json",
+    log:
+        "logs/{run}/gate.log",
+    params:
+        settings=settings("gate"),
+    script:
+        "../scripts/gate.py"

@@ -1,7 +1,8 @@
 """Report: everything that a person looks at, and what another person needs to check it.
 
-Reads   the metrics, the ledger, the history of the training, answers, scores, the configuration
-Writes  data.html, train/curves.svg, manifest.json, report.html, model/README.md; results/leaderboard.{csv,html} over all runs
+Reads   the metrics, the errors, the judgement, the ledger, the history of the training, the configuration
+Writes  data.html, train/curves.svg, manifest.json, report.html, model/README.md; results/leaderboard.{csv,html} over all
+        runs; published.json where it is asked for. `snakemake --report` gathers the pages
 Why     a page that opens anywhere, without a network, beside the numbers that it shows
 """
 
@@ -13,6 +14,7 @@ localrules:
     report,
     card,
     leaderboard,
+    publish,
 
 
 rule data_report:
@@ -33,7 +35,12 @@ rule data_report:
         template=str(ROOT / "workflow/report/data.html.j2"),
         code=code("data_report.py", *PAGE_PARTS),
     output:
-        page="results/{run}/data.html",
+        page=report(
+            "results/{run}/data.html",
+            category="Data",
+            labels={"run": "{run}", "page": "Data report"},
+            caption="../report/captions/data.rst",
+        ),
     log:
         "logs/{run}/data_report.log",
     benchmark:
@@ -50,7 +57,12 @@ rule curves:
         history=of("train", "train/history.jsonl"),
         code=code("curves.py"),
     output:
-        curves="results/{run}/train/curves.svg",
+        curves=report(
+            "results/{run}/train/curves.svg",
+            category="Training",
+            labels={"run": "{run}", "page": "Loss curves"},
+            caption="../report/captions/curves.rst",
+        ),
     log:
         "logs/{run}/curves.log",
     script:
@@ -83,19 +95,25 @@ rule report:
         summary=of("train", "train/summary.json"),
         curves=of("curves", "train/curves.svg"),
         preflight=of("preflight", "train/preflight.json"),
-        answers=both_sides("generate"),
-        scores=both_sides("score", "scores"),
+        errors=of("errors", "errors.json"),
+        judgement=of("judgement", "judgement.json"),
         tokens=of("tokens", *(f"tokens/{split}.json" for split in SPLITS)),
         manifest=of("manifest", "manifest.json"),
         template=str(ROOT / "workflow/report/report.html.j2"),
-        code=code("report.py", *PAGE_PARTS),
+        code=code("report.py", *REPORT_PARTS),
     output:
-        page="results/{run}/report.html",
+        page=report(
+            "results/{run}/report.html",
+            category="Results",
+            labels={"run": "{run}", "page": "Report"},
+            caption="../report/captions/report.rst",
+        ),
     log:
         "logs/{run}/report.log",
     params:
         settings=settings("report"),
-        data_page=data_page,  # a variant that shares the data shares its report
+        data_page=page_of("data", "data.html"),  # a variant that shares the data shares its report
+        judge_page=page_of("judge", "judge/page.html"),
     script:
         "../scripts/report.py"
 
@@ -109,7 +127,12 @@ rule card:
         template=str(ROOT / "workflow/report/model_card.md.j2"),
         code=code("card.py"),
     output:
-        card="results/{run}/model/README.md",
+        card=report(
+            "results/{run}/model/README.md",
+            category="Results",
+            labels={"run": "{run}", "page": "Model card"},
+            caption="../report/captions/card.rst",
+        ),
     log:
         "logs/{run}/card.log",
     params:
@@ -118,15 +141,43 @@ rule card:
         "../scripts/card.py"
 
 
+rule publish:
+    """Put the model on the Hugging Face Hub; only where `snakemake results/<run>/published.json` asks for it."""
+    input:
+        model=model_files,
+        card=of("card", "model/README.md"),
+        checks=of("gate", "checks.json"),
+        code=code("publish.py"),
+    output:
+        published="results/{run}/published.json",
+    log:
+        "logs/{run}/publish.log",
+    params:
+        settings=settings("publish"),
+        model=model_folder,
+    script:
+        "../scripts/publish.py"
+
+
 rule leaderboard:
     """List all runs and variants, those of this configuration and those that stand in results/ already."""
     input:
         metrics=leaderboard_entries,
         template=str(ROOT / "workflow/report/leaderboard.html.j2"),
-        code=code("leaderboard.py", *PAGE_PARTS),
+        code=code("leaderboard.py", *SORTED_PARTS),
     output:
-        table="results/leaderboard.csv",
-        page="results/leaderboard.html",
+        table=report(
+            "results/leaderboard.csv",
+            category="Results",
+            labels={"page": "Leaderboard (CSV)"},
+            caption="../report/captions/leaderboard.rst",
+        ),
+        page=report(
+            "results/leaderboard.html",
+            category="Results",
+            labels={"page": "Leaderboard"},
+            caption="../report/captions/leaderboard.rst",
+        ),
     log:
         "logs/leaderboard.log",
     script:

@@ -1,54 +1,80 @@
 """Base beside tuned: every published number, how sure it is, and whether the difference is one.
 
-In:  scores/base.parquet, scores/tuned.parquet, and {run, seed, score: {...}, compare: {...}}
-Out: metrics.json: for each metric base, tuned, their difference, 95 % intervals of the three, p, wins/ties/losses
+In:  scores/{base,tuned}.parquet, probes/{base,tuned}.parquet (none where nothing is probed), and
+     {run, seed, score: {...}, compare: {...}}
+Out: metrics.json
 
-The paired bootstrap (Koehn 2004) draws whole families, because rows of one family are alike and not so many
-independent witnesses; base and tuned are scored on the same draws, because hard rows are hard for both. A draw is a
-row of a matrix that says how often each family came up, so all corpora are summed by one product:
-weights [resamples, families] @ sums [families, statistics].
-
-- An interval runs from the 2.5th to the 97.5th percentile of the resampled scores.
-- p is two-sided: twice the smaller share of resampled differences on one side of 0 (0 itself counts on both), with
-  one added to count and total, so that it is never 0; at most 1.
-- wins, ties and losses count rows whose own score is better, equal or worse for the tuned model (for BLEU, the row's
-  sentence BLEU with effective order).
+    metrics      for each metric base, tuned, their difference, 95 % intervals of the three, p, wins/ties/losses: the
+                 paired bootstrap of snaketune.scoring.bootstrap, which says how; of a user's own metrics that are no
+                 sums over rows, the jackknife of snaketune.scoring.own
+    signatures   how each metric was computed, in a line; equal for base and tuned
+    calibration  how often the likeliest token was right, by how sure the model was of it
+    classes      of `classification`: who was taken for whom, and the scores of each class; null without it
+    bias         the probes of bias by axis and group; null without them
+    probes       what was probed
+    test         rows and hash of the test split: runs with equal hashes can be ranked together
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from snaketune import metrics
 from snaketune.job import StageError, run
-from snaketune.metrics import HEADLINE, LOWER_IS_BETTER, Likelihood, Measure, Statistics
 from snaketune.rows import read_table
+from snaketune.scoring import bootstrap, classes, likelihood, measures, own
+from snaketune.scoring import probes as probing
+from snaketune.scoring.bootstrap import LIKELIHOOD, Entry, codes_of, entries, rounded, statistics_of
+from snaketune.scoring.measures import HEADLINE, Measure, Statistics
 
-DIGITS = 6  # after the point, in metrics.json; sums of nats may differ in the 12th digit between processors
-WEIGHTS_AT_ONCE = 4_000_000  # 32 MB
-LIKELIHOOD = "likelihood"
+SIDES = ("base", "tuned")
+CLASSIFICATION = classes.MEASURE
+PER_CLASS = ("precision", "recall", "f1")
+
+Sides = Sequence[pa.Table]  # of base and tuned
 
 
-def compare(base: str, tuned: str, report: str, settings: dict[str, Any]) -> str:
-    """Write metrics.json. Raises StageError where the two files hold other rows, or a score is not a number."""
-    sides = _aligned(read_table(base), read_table(tuned))
-    modules = metrics.load(settings["score"])
-    seed, resamples = settings["seed"], settings["compare"]["resamples"]
+def compare(base: str, tuned: str, report: str, settings: dict[str, Any], probes: tuple[str, str] | None = None) -> str:
+    """Write metrics.json; `probes`: the tables of the probes of base and tuned.
 
-    results = _compared({LIKELIHOOD: Likelihood()}, sides, resamples, seed)
-    results |= _compared(modules, _answered(sides, modules), resamples, seed)
+    Raises StageError where base and tuned hold other rows or were scored otherwise, or a score is not a number.
+    """
+    sides = bootstrap.paired(read_table(base), read_table(tuned))
+    draws = {"resamples": settings["compare"]["resamples"], "seed": settings["seed"]}
+    loaded = measures.load(settings["score"], _classes(sides))
+    _lacks_nothing(sides, loaded)
+    signatures = _signatures(sides, loaded)
+    results, by_class = _own(sides), None
+    for group, *rows in bootstrap.groups(*sides, {LIKELIHOOD: likelihood.Likelihood(), **loaded}):
+        if not rows[0].num_rows:
+            raise StageError("no test row has an answer: generate for at least one")
+        results |= _compared(group, rows, draws)
+        if CLASSIFICATION in group:
+            by_class = _by_class(group[CLASSIFICATION], rows, draws)
     document = {
         "run": settings["run"],
         "settings": {key: value for key, value in settings.items() if key != "run"},
         "test": {"rows": sides[0].num_rows, "sha256": _identity(sides[0])},
-        "signatures": _signatures(sides, metrics.signatures(modules)),
-        "metrics": {name: _rounded(name, entry) for name, entry in results.items()},
+        "calibration": _calibration(sides),
+        "classes": by_class,
+        "bias": None,
+        "probes": {"general": None, "bias": None},
     }
+    if probes:
+        tables = [read_table(path) for path in probes]
+        compared = partial(bootstrap.compared, **draws)
+        for measure, *rows in probing.sections(*tables):
+            results |= compared(measure, *rows)
+            signatures |= measure.signature()
+        document["bias"] = _rounded_bias(probing.bias(*tables, compared))
+        document["probes"] = probing.facts(tables[0])
+    document["signatures"] = {name: signatures[name] for name in results}
+    document["metrics"] = {name: rounded(name, entry) for name, entry in results.items()}
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     Path(report).parent.mkdir(parents=True, exist_ok=True)
     Path(report).write_text(text, encoding="utf-8")
@@ -60,150 +86,117 @@ def _identity(scores: pa.Table) -> str:
     return sha256("\n".join(scores["row_id"].to_pylist()).encode()).hexdigest()
 
 
-def bootstrap_sums(sums: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Sums over resampled families: [families, statistics] -> [resamples, statistics].
-
-    The draws depend on the seed and the number of families alone, not on how many are held in memory at once.
-    """
-    families = len(sums)
-    rng = np.random.default_rng(seed)
-    even = np.full(families, 1 / families)
-    step = max(1, WEIGHTS_AT_ONCE // families)
-    parts = []
-    for start in range(0, resamples, step):
-        weights = rng.multinomial(families, even, size=min(step, resamples - start))  # [step, families]
-        parts.append(weights.astype(np.float64) @ sums)
-    return np.concatenate(parts)
+def _stamp(table: pa.Table, key: str, empty: Any) -> Any:
+    """What stands under a key in the metadata of a table of scores."""
+    found = (table.schema.metadata or {}).get(key.encode())
+    return empty if found is None else json.loads(found)
 
 
-def p_value(differences: np.ndarray) -> float:
-    """Two-sided p of a bootstrap: how rarely the resampled difference falls on the other side of 0."""
-    tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    return float(min(1.0, 2 * (tail + 1) / (len(differences) + 1)))
-
-
-def _aligned(base: pa.Table, tuned: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Both tables by row_id; they must hold the same rows, of the same families."""
-    base, tuned = base.sort_by("row_id"), tuned.sort_by("row_id")
-    if not base["row_id"].equals(tuned["row_id"]):
-        lone = set(base["row_id"].to_pylist()) ^ set(tuned["row_id"].to_pylist())
-        first = f", such as {min(lone)}" if lone else ""
+def _classes(sides: Sides) -> list[str] | None:
+    """The classes that both sides were scored with."""
+    base, tuned = (_stamp(side, "classes", None) for side in sides)
+    if base != tuned:
         raise StageError(
-            f"base ({base.num_rows:,} rows) and tuned ({tuned.num_rows:,} rows) were scored on different rows; "
-            f"{len(lone):,} stand on one side only{first}. Score both on one test split"
+            f"the answers of base were sorted into the classes {base}, and those of tuned into {tuned}: score both "
+            "again, with one setting of `score.classes`"
         )
-    if not base["family"].equals(tuned["family"]):
-        raise StageError("base and tuned give one row different families: score both on one test split")
-    return base, tuned
+    return base
 
 
-def _answered(sides: tuple[pa.Table, pa.Table], modules: dict[str, Any]) -> tuple[pa.Table, pa.Table]:
-    """The rows that have an answer, the same on both sides."""
-    prefixes = tuple(f"{module}_" for module in modules)
-    masks = []
-    for side, table in zip(("base", "tuned"), sides, strict=True):
-        columns = [name for name in table.column_names if name.startswith(prefixes)]
-        if missing := [module for module in modules if not any(name.startswith(f"{module}_") for name in columns)]:
+def _lacks_nothing(sides: Sides, loaded: Mapping[str, Measure]) -> None:
+    """Raise StageError unless both sides have the statistics of all measures."""
+    for side, table in zip(SIDES, sides, strict=True):
+        if missing := [name for name in loaded if not any(c.startswith(f"{name}_") for c in table.column_names)]:
             raise StageError(f"the scores of {side} lack {', '.join(missing)}: score again with these `score.metrics`")
-        masks.append(pc.is_valid(table[columns[0]]))
-    if not masks[0].equals(masks[1]):
-        raise StageError("base and tuned answered different rows: generate both with the same `generate.limit`")
-    if not pc.any(masks[0]).as_py():
-        raise StageError("no test row has an answer: generate for at least one")
-    return sides[0].filter(masks[0]), sides[1].filter(masks[1])
 
 
-def _signatures(sides: tuple[pa.Table, pa.Table], expected: dict[str, str]) -> dict[str, str]:
+def _signatures(sides: Sides, loaded: Mapping[str, Measure]) -> dict[str, str]:
     """The signatures that the scores were made with: those of both sides, and of the formulas here."""
-    for side, table in zip(("base", "tuned"), sides, strict=True):
-        found = json.loads((table.schema.metadata or {}).get(b"signatures", b"{}"))
-        for name, signature in expected.items():
-            if found.get(name) != signature:
+    base, tuned = (_stamp(side, "signatures", {}) for side in sides)
+    for metric, signature in measures.signatures(loaded).items():
+        for side, found in zip(SIDES, (base, tuned), strict=True):
+            if found.get(metric) != signature:
                 raise StageError(
-                    f"the {name} of {side} was scored as `{found.get(name)}`, and is compared as `{signature}`: "
+                    f"the {metric} of {side} was scored as `{found.get(metric)}`, and is compared as `{signature}`: "
                     "score base and tuned again, with one setting of `score`"
                 )
-    return expected
-
-
-def _compared(
-    measures: dict[str, Measure], sides: tuple[pa.Table, pa.Table], resamples: int, seed: int
-) -> dict[str, dict[str, Any]]:
-    """All metrics of measures that are defined on the same rows, compared on the same draws: metric -> entry."""
-    codes = pc.rank(sides[0]["family"], tiebreaker="dense").to_numpy().astype(np.int64) - 1
-    rows, families = len(codes), int(codes.max()) + 1
-    found = {(name, i): _statistics(side, name) for name in measures for i, side in enumerate(sides)}
-    columns = [np.ones(rows), *(values for statistics in found.values() for values in statistics.values())]
-    by_family = np.stack([np.bincount(codes, weights=values, minlength=families) for values in columns], axis=1)
-    drawn = iter(bootstrap_sums(by_family, resamples, seed).T)
-    sizes = next(drawn)
-    sums = {key: {name: next(drawn) for name in statistics} for key, statistics in found.items()}
-    entries = {}
-    for name, measure in measures.items():
-        pair = [
-            (
-                measure.aggregate({key: values.sum() for key, values in found[name, i].items()}, np.float64(rows)),
-                measure.aggregate(sums[name, i], sizes),
-                measure.row_scores(found[name, i]),
+    for metric in sorted(base.keys() | tuned.keys()):
+        if base.get(metric) != tuned.get(metric):
+            section = "likelihood" if metric in likelihood.Likelihood.METRICS else "score"
+            raise StageError(
+                f"the {metric} of base was scored as `{base.get(metric)}`, and that of tuned as `{tuned.get(metric)}`: "
+                f"compute both again, with one setting of `{section}`"
             )
-            for i in range(2)
-        ]
-        entries |= {
-            metric: _entry(metric, *([part[metric] for part in side] for side in pair)) for metric in measure.METRICS
-        }
-    return entries
+    return base
 
 
-def _statistics(table: pa.Table, module: str) -> Statistics:
-    """The statistics of one measure: name -> float64 [rows]. Those of the likelihood have no prefix."""
-    prefix = "" if module == LIKELIHOOD else f"{module}_"
-    names = Likelihood.COLUMNS if module == LIKELIHOOD else [n for n in table.column_names if n.startswith(prefix)]
-    return {name.removeprefix(prefix): table[name].to_numpy().astype(np.float64) for name in names}
+def _compared(loaded: Mapping[str, Measure], sides: Sides, draws: Mapping[str, int]) -> dict[str, Entry]:
+    """All metrics of measures that are defined on the same rows, compared on the same draws: metric -> entry."""
+    found = [{name: statistics_of(side, name) for name in loaded} for side in sides]
+    return entries(loaded, *found, codes_of(sides[0]["family"]), **draws)
 
 
-@np.errstate(invalid="ignore")  # a hopeless row may have an infinite perplexity on both sides: a tie
-def _entry(metric: str, base: list[np.ndarray], tuned: list[np.ndarray]) -> dict[str, Any]:
-    """One metric: each side is [its score, its resampled scores, the scores of its rows]."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    even = np.isclose(tuned[2], base[2], rtol=1e-9, atol=1e-12, equal_nan=True)
-    gains = np.where(even, 0, sign * (tuned[2] - base[2]))
+def _own(sides: Sides) -> dict[str, Entry]:
+    """A user's own metrics that are no sums over rows: metric -> entry."""
+    base, tuned = (_stamp(side, "own", {}) for side in sides)
+    return {metric: own.entry(base[metric], tuned[metric]) for metric in base}
+
+
+def _calibration(sides: Sides) -> dict[str, Any]:
+    """The reliability of both models by bins of confidence."""
+    found: dict[str, Any] = {"edges": [float(edge) for edge in likelihood.EDGES]}
+    for side, table in zip(SIDES, sides, strict=True):
+        sums = {name: values.sum() for name, values in statistics_of(table, LIKELIHOOD).items()}
+        found[side] = [rounded("calibration", bar) for bar in likelihood.calibration(sums)]
+    return found
+
+
+class _PerClass:
+    """Precision, recall and F1 of each class as metrics, under the names (class, score)."""
+
+    def __init__(self, measure: Any) -> None:
+        self._measure = measure
+        self.METRICS = tuple((label, score) for label in measure.classes for score in PER_CLASS)
+        self.HIGHER_IS_BETTER = dict.fromkeys(self.METRICS, True)
+
+    def aggregate(self, sums: Statistics, n: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+        found = classes.per_class(self._measure, sums)
+        return {(label, score): found[label][score] for label, score in self.METRICS}
+
+    def row_scores(self, statistics: Statistics) -> dict[tuple[str, str], np.ndarray]:
+        return {}
+
+
+def _by_class(measure: Any, sides: Sides, draws: Mapping[str, int]) -> dict[str, Any]:
+    """The confusion matrices, and the scores of each class: the section `classes`."""
+    confusion = {}
+    for side, table in zip(SIDES, sides, strict=True):
+        sums = {name: values.sum() for name, values in statistics_of(table, CLASSIFICATION).items()}
+        confusion[side] = classes.confusion(measure, sums)
+    labels = measure.classes
+    found = _compared({CLASSIFICATION: _PerClass(measure)}, sides, draws)
+    support = confusion["base"].sum(axis=1).tolist()
     return {
-        "base": float(base[0]),
-        "tuned": float(tuned[0]),
-        "delta": float(tuned[0] - base[0]),
-        "ci95": _interval(tuned[1] - base[1]),
-        "base_ci95": _interval(base[1]),
-        "tuned_ci95": _interval(tuned[1]),
-        "p": p_value(tuned[1] - base[1]),
-        "n": len(gains),
-        "wins": int((gains > 0).sum()),
-        "ties": int((gains == 0).sum()),
-        "losses": int((gains < 0).sum()),
-        "higher_is_better": sign > 0,
+        "labels": labels,
+        "confusion": {side: matrix.tolist() for side, matrix in confusion.items()},
+        "per_class": {
+            label: {"support": rows}
+            | {score: rounded(f"{score} of {label}", found[label, score]) for score in PER_CLASS}
+            for label, rows in zip(labels, support, strict=True)
+        },
     }
 
 
-def _interval(values: np.ndarray) -> list[float]:
-    return [float(value) for value in np.percentile(values, (2.5, 97.5))]
+def _rounded_bias(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The section `bias` with its entries rounded."""
+    return found and {
+        axis: {name: part[name] and rounded(f"{name} of {axis}", part[name]) for name in ("gap", "output_difference")}
+        | {"groups": {group: rounded(f"{axis}: {group}", entry) for group, entry in part["groups"].items()}}
+        for axis, part in found.items()
+    }
 
 
-def _rounded(metric: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry with DIGITS digits after the point; what is not a number is refused."""
-    rounded = {}
-    for key, value in entry.items():
-        numbers = value if isinstance(value, list) else [value]
-        if not np.isfinite(numbers).all():
-            raise StageError(
-                f"{metric}: `{key}` is {value}, which is no number. Look for rows without tokens or bytes, or with "
-                "huge losses, in the scores"
-            )
-        # + 0.0 makes -0.0 a plain 0
-        digits = [round(number, DIGITS) + 0.0 if isinstance(number, float) else number for number in numbers]
-        rounded[key] = digits if isinstance(value, list) else digits[0]
-    return rounded
-
-
-def _sentence(results: dict[str, dict[str, Any]]) -> str:
+def _sentence(results: dict[str, Entry]) -> str:
     parts = [
         f"{label} {results[name]['base']:.2f} -> {results[name]['tuned']:.2f}"
         for name, label in HEADLINE.items()
@@ -213,4 +206,14 @@ def _sentence(results: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    run(lambda job: compare(job.input.base, job.input.tuned, job.output.metrics, job.params.settings), snakemake)
+    run(
+        lambda job: compare(
+            job.input.base,
+            job.input.tuned,
+            job.output.metrics,
+            job.params.settings,
+            tuple(job.input.probes) or None,
+        ),
+        snakemake,
+        light=not snakemake.params.settings["score"]["own"],  # evaluate, which they may need, brings pandas
+    )

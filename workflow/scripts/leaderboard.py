@@ -4,7 +4,8 @@ In:  metrics.json of each run, the template
 Out: leaderboard.csv (a line a run, every metric with its interval) and leaderboard.html
 
 Numbers on different test rows say nothing about each other, so runs are grouped by the hash of their test split.
-Within a group the best stands first by bits per byte, which does not hang on the tokenizer as perplexity does.
+Within a group the best stands first by bits per byte, which does not hang on the tokenizer as perplexity does; on the
+page a reader may sort by any column. The page shows the leading metrics, the table all.
 """
 
 import csv
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from snaketune.job import StageError, run
+from snaketune.pages.metric_groups import main
 from snaketune.pages.pages import ordered, render
 
 SORTED_BY = ("bits_per_byte", "perplexity")
@@ -63,14 +65,16 @@ def _group(test: str, members: list[dict[str, Any]]) -> dict[str, Any]:
     for name in names:
         found = [(value, entry) for entry in members if (value := _value(entry, name)) is not None]
         if len({value for value, _ in found}) > 1:
-            higher = found[0][1]["metrics"][name]["higher_is_better"]
-            best[name] = (max if higher else min)(value for value, _ in found)
+            directions = {entry["metrics"][name]["higher_is_better"] for _, entry in found}
+            if directions in ({True}, {False}):
+                best[name] = (max if True in directions else min)(value for value, _ in found)
     signatures = {name: sorted({str(entry["signatures"].get(name)) for entry in members}) for name in names}
     return {
         "test": test,
         "rows": members[0]["rows"],
         "runs": members,
         "metrics": names,
+        "shown": [name for name in names if main(name)],
         "sort": sort,
         "best": best,
         "mixed": {name: found for name, found in signatures.items() if len(found) > 1},

@@ -1,29 +1,38 @@
-"""The loss of every test row under one model, summed over its tokens.
+"""The loss of every test row under one model, summed over its tokens, and what else the model says of them.
 
 In:  tokens/test/ and its manifest, split/test.parquet, the folder of a model
-Out: likelihood/<side>.parquet, one line a row: sums of nats and counts of tokens, never means
+Out: likelihood/<side>.parquet, one line a row: sums of nats and counts of tokens, never means; and the loss of each
+     token. The settings `window` and `stride` stand in the file's own metadata.
 
 Rows are scored in fp32 and each token once. A completion is conditioned on its prompt, exactly as in training and in
-generation; plain text is conditioned on the begin-of-text token, so that its first token counts too. A chunk that fills
-all positions of the model has no room for that token, and only its first token is conditioned on it. A text that was
-cut into chunks is scored chunk by chunk and summed. Rows share sequences, isolated from each other, so the sums do not
-depend on batches or padding.
+generation; plain text is conditioned on the begin-of-text token, so that its first token counts too. A text that was
+cut into chunks is one text again, and read in windows. Rows share sequences, isolated from each other, so the sums do
+not depend on batches or padding.
 """
 
-from collections import Counter
+import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
 
-from snaketune.job import run
-from snaketune.model.batches import Rows, collate
-from snaketune.model.lm import device_of, isolates, load_model, load_tokenizer, positions_of, token_losses
-from snaketune.packing import pack
+from snaketune.job import StageError, run
+from snaketune.model.batches import Rows
+from snaketune.model.lm import (
+    PLAIN_HEADS,
+    device_of,
+    isolates,
+    load_model,
+    load_tokenizer,
+    positions_of,
+    token_scores,
+)
+from snaketune.model.scoring_windows import Documents, passes, windows_of
+from snaketune.model.token_sums import TokenSums
+from snaketune.reuse import table_of
 from snaketune.rows import read_table, write_table
+from snaketune.scoring.likelihood import BINS
 
 LIKELIHOOD = pa.schema(
     [
@@ -35,38 +44,75 @@ LIKELIHOOD = pa.schema(
         ("n_bytes", pa.int64()),
         ("nll_text", pa.float64()),
         ("n_correct", pa.int64()),
+        ("n_top5", pa.int64()),
+        ("entropy", pa.float64()),
+        *((f"bin{k}_n", pa.int64()) for k in range(BINS)),
+        *((f"bin{k}_{name}", pa.float64()) for k in range(BINS) for name in ("confidence", "correct")),
+        ("token_ids", pa.list_(pa.int32())),
+        ("token_nll", pa.list_(pa.float32())),
     ]
 )
 BATCH_TOKENS = 8192
+LOGITS = 1 << 28  # numbers, 1 GiB: models that are not in PLAIN_HEADS give all logits of a batch together
 
 
 def likelihood(
     tokens: str, texts: str, model: str, out: str, settings: dict[str, Any], *, gpus: int, threads: int
 ) -> str:
-    """Score the rows of a token folder; `texts` is the split that they were made of."""
+    """Score the rows of a token folder; `texts` is the split that they were made of.
+
+    Raises StageError for a window that the model cannot read, or that would leave tokens out.
+    """
     torch.set_num_threads(threads)
     device = device_of(gpus)
     network = load_model(model, settings["trust_remote_code"]).to(device).eval()
     tokenizer = load_tokenizer(model, settings["trust_remote_code"])
-    rows = Rows(tokens)
+    about = json.loads(Path(f"{tokens}.json").read_text(encoding="utf-8"))
+    documents = Documents(Rows(tokens))
+    window, stride = _window(settings, positions_of(network.config), about["max_length"])
+    windows = windows_of(documents.lengths, documents.prompt_lengths, window, stride)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    sums = _sums(network, rows, start, tokenizer.eos_token_id, device)
-    table = pd.DataFrame({"row_id": rows.row_ids} | sums).groupby("row_id", sort=True).sum().reset_index()
-    as_text = settings["special_tokens"] == "text"
-    table["n_bytes"] = table["row_id"].map(_bytes(texts, rows, tokenizer, as_text))
-    write_table(pa.Table.from_pandas(table[LIKELIHOOD.names], LIKELIHOOD, preserve_index=False), out, LIKELIHOOD)
-    perplexity = float(np.exp(table["nll"].sum() / table["n_tokens"].sum()))
-    return f"{len(table):,} rows, perplexity {perplexity:,.2f} over {table['n_tokens'].sum():,} completion tokens"
+    batch_tokens = BATCH_TOKENS
+    if network.config.model_type not in PLAIN_HEADS:
+        batch_tokens = min(BATCH_TOKENS, LOGITS // network.get_input_embeddings().num_embeddings)
+    sums = TokenSums(documents)
+    for batch in passes(documents, windows, start, tokenizer.eos_token_id, batch_tokens, isolates(network)):
+        ids, positions, targets = (tensor.to(device) for tensor in (batch.input_ids, batch.position_ids, batch.targets))
+        sums.add(batch, token_scores(network, ids, positions, targets))
+    kept = dict(zip(documents.row_ids.tolist(), documents.lengths.tolist(), strict=True)) if about["truncated"] else {}
+    sizes = _bytes(texts, kept, tokenizer, settings["special_tokens"] == "text")
+    stamp = {"windows": json.dumps({name: settings[name] for name in ("window", "stride")})}
+    table = sums.table(sizes, tokenizer.eos_token_id, LIKELIHOOD)
+    write_table(table, out, LIKELIHOOD.with_metadata(stamp))
+    return f"{table.num_rows:,} rows, perplexity {sums.perplexity:,.2f} over {sums.n_tokens:,} completion tokens"
 
 
-def _bytes(texts: str, rows: Rows, tokenizer: Any, as_text: bool) -> dict[str, int]:
-    """The UTF-8 bytes of each row's completion, as far as it was scored: a plain text may have lost its tail.
+def _window(settings: dict[str, Any], positions: int | None, longest: int) -> tuple[int, int]:
+    """The window and the stride in tokens; `longest`: what a row may have, which is what a model without a limit reads.
 
-    as_text: a special token that is written in a text is no token, as when the rows were tokenized.
+    A stride that is not set is the window.
     """
-    kept: Counter[str] = Counter()
-    for row_id, length in zip(rows.row_ids, rows.lengths.tolist(), strict=True):
-        kept[row_id] += length
+    window = settings["window"] or positions or longest
+    stride = settings["stride"] or window
+    if positions and window > positions:
+        raise StageError(
+            f"`likelihood.window` is {window:,} tokens, and the model has {positions:,} positions; set it to at most "
+            f"{positions:,}, or to null"
+        )
+    if stride > window:
+        raise StageError(
+            f"`likelihood.stride` is {stride:,} tokens and the window {window:,}, so that tokens would be left out; "
+            f"set it to at most {window:,}, or to null"
+        )
+    return window, stride
+
+
+def _bytes(texts: str, kept: dict[str, int], tokenizer: Any, as_text: bool) -> dict[str, int]:
+    """The UTF-8 bytes of each row's completion, as far as it was scored.
+
+    kept: the tokens of each row, where plain texts may have lost their tails, else nothing; as_text: a special token
+    that is written in a text is no token, as when the rows were tokenized.
+    """
     sizes = {}
     for row in read_table(texts, ["row_id", "prompt", "completion"]).to_pylist():
         row_id, text = row["row_id"], row["completion"]
@@ -78,74 +124,18 @@ def _bytes(texts: str, rows: Rows, tokenizer: Any, as_text: bool) -> dict[str, i
     return sizes
 
 
-def _sums(network: torch.nn.Module, rows: Rows, start: int, end: int, device: torch.device) -> dict[str, np.ndarray]:
-    """Sums by token row, [rows] each: of all tokens, of the completion, and of the completion without its end."""
-    prompts = np.asarray(rows.prompt_lengths)
-    full = (prompts == 0) & (rows.lengths >= (positions_of(network.config) or np.inf))
-    begins = (prompts == 0) & ~full
-    sequences = [np.concatenate([[start] * int(begins[row]), rows[row]]).astype(np.int64) for row in range(len(rows))]
-    sequences += [np.array([start, rows[row][0]], dtype=np.int64) for row in np.flatnonzero(full)]
-    row_of = np.concatenate([np.arange(len(rows)), np.flatnonzero(full)])
-    first = np.concatenate([prompts + begins, np.ones(full.sum(), np.int64)])  # the place where the completion begins
-    lengths = np.array([len(sequence) for sequence in sequences])
-    ends = np.array([_end(sequence, end) for sequence in sequences])
-    width = int(lengths.max())
-    blocks = pack(lengths, width) if isolates(network) else [[number] for number in range(len(sequences))]
-    size = max(1, BATCH_TOKENS // width)
-    names = ("n_tokens", "nll", "n_tokens_full", "nll_full", "nll_text", "n_correct")
-    sums = {name: np.zeros(len(rows), np.int64 if name.startswith("n_") else np.float64) for name in names}
-    with torch.no_grad():
-        for at in range(0, len(blocks), size):
-            part = blocks[at : at + size]
-            batch = collate(part, sequences, np.zeros(len(sequences), np.int64), "all", end, "rows").to(device)
-            nll, hit, counted = token_losses(network, batch.input_ids, batch.position_ids, batch.labels())
-            owner, place = _owners(part, sequences, counted.cpu())
-            row, answer = row_of[owner], place >= first[owner]
-            is_end = place >= ends[owner]
-            nll, hit = nll.double().cpu().numpy(), hit.cpu().numpy()
-            np.add.at(sums["nll_full"], row, nll)
-            np.add.at(sums["n_tokens_full"], row, 1)
-            np.add.at(sums["nll"], row, nll * answer)
-            np.add.at(sums["n_tokens"], row, answer)
-            np.add.at(sums["n_correct"], row, hit & answer)
-            np.add.at(sums["nll_text"], row, nll * (answer & ~is_end))
-    return sums
-
-
-def _end(sequence: np.ndarray, end: int) -> int:
-    """The place from which a sequence says no more than that it ends; some chat templates put a line feed after."""
-    tail = sequence[max(1, len(sequence) - 2) :]  # the first token is never scored, and may be the begin-of-text token
-    found = np.flatnonzero(tail == end)
-    return len(sequence) - (len(tail) - int(found[-1]) if len(found) else 0)
-
-
-def _owners(
-    blocks: list[list[int]], sequences: list[np.ndarray], counted: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each counted token [n]: the number of its sequence, and its place in it. counted: [B, T-1] bool."""
-    owner = np.full((len(blocks), counted.shape[1] + 1), -1, np.int64)
-    place = np.zeros_like(owner)
-    for number, block in enumerate(blocks):
-        at = 0
-        for row in block:
-            size = len(sequences[row])
-            owner[number, at : at + size] = row
-            place[number, at : at + size] = np.arange(size)
-            at += size
-    mask = counted.numpy()
-    return owner[:, 1:][mask], place[:, 1:][mask]
+def _from_job(job: Any) -> str:
+    tokens, gpus = str(Path(job.input.state).parent), job.resources.get("gpu", 0)
+    return table_of(
+        job,
+        "likelihood",
+        device_of(gpus).type,
+        [job.input.tokens, job.input.texts, *job.input.model],
+        lambda out: likelihood(
+            tokens, job.input.texts, job.params.model, out, job.params.settings, gpus=gpus, threads=job.threads
+        ),
+    )
 
 
 if __name__ == "__main__":
-    run(
-        lambda job: likelihood(
-            str(Path(job.input.state).parent),
-            job.input.texts,
-            job.params.model,
-            job.output.table,
-            job.params.settings,
-            gpus=job.resources.get("gpu", 0),
-            threads=job.threads,
-        ),
-        snakemake,
-    )
+    run(_from_job, snakemake)

@@ -88,7 +88,7 @@ def _names(path: list[str]) -> list[str]:
     """The valid keys at a place in the configuration."""
     model: type[BaseModel] = Config
     for part in path:
-        if part.isdigit():
+        if part.isdigit() or part not in model.model_fields:  # a place in a list, or a name that the user gave
             continue
         found = section_of(model.model_fields[part].annotation)
         if found is None:

@@ -39,8 +39,13 @@ def page() -> str:
     for name, field in Config.model_fields.items():
         section = section_of(field.annotation)
         if section is not None:
-            parts += _sections(name, section, field.description or "")
+            parts += _sections(_place(name, field.annotation), section, field.description or "")
     return "\n".join(parts)
+
+
+def _place(name: str, annotation: Any) -> str:
+    """How a section is reached: a list holds many, a mapping one for each name that the user gives."""
+    return name + {list: "[]", dict: ".<name>"}.get(get_origin(annotation), "")
 
 
 def _sections(path: str, section: type[Section], about: str) -> list[str]:
@@ -48,8 +53,7 @@ def _sections(path: str, section: type[Section], about: str) -> list[str]:
     for name, field in section.model_fields.items():
         inner = section_of(field.annotation)
         if inner is not None:
-            end = "[]" if get_origin(field.annotation) is list else ""
-            parts += _sections(f"{path}.{name}{end}", inner, inner.__doc__ or "")
+            parts += _sections(f"{path}.{_place(name, field.annotation)}", inner, inner.__doc__ or "")
     return parts
 
 
@@ -71,7 +75,7 @@ def _table(title: str, about: str, section: type[Section]) -> str:
 
 def _type(annotation: Any) -> str:
     if section_of(annotation) is not None:
-        return "list of sections" if get_origin(annotation) is list else "section"
+        return {list: "list of sections", dict: "sections by name"}.get(get_origin(annotation), "section")
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " \\| ".join(f"`{value}`" for value in inner)
@@ -93,7 +97,7 @@ def _limits(metadata: list[Any]) -> str:
 
 
 def _default(field: Any) -> str:
-    if section_of(field.annotation) is not None and field.default is not None and field.default != []:
+    if section_of(field.annotation) is not None and field.default not in (None, [], {}):
         return "required" if field.is_required() else "its defaults"
     if field.default is PydanticUndefined:
         return "required"

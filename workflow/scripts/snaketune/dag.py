@@ -54,9 +54,15 @@ READS: dict[str, tuple[str, ...]] = {
     "generate_tuned": ("tokens", "train"),
     "score_base": ("likelihood_base", "generate_base"),
     "score_tuned": ("likelihood_tuned", "generate_tuned"),
-    "metrics": ("score_base", "score_tuned", "leaks"),
+    "probe_base": ("base",),
+    "probe_tuned": ("train",),
+    "metrics": ("score_base", "score_tuned", "probe_base", "probe_tuned", "leaks"),
+    "errors": ("score_base", "score_tuned"),
+    "judge": ("generate_base", "generate_tuned"),
+    "judgement": ("judge",),
     "manifest": ("train",),
-    "report": ("metrics", "ledger", "curves", "preflight", "manifest"),
+    "report": ("metrics", "errors", "judgement", "ledger", "curves", "preflight", "manifest"),
+    "gate": ("report",),
     "card": ("metrics",),
 }
 
@@ -90,9 +96,14 @@ STAGE_FILES: dict[str, tuple[str, ...]] = {
     "curves": ("train/curves.svg",),
     **{f"{stage}_{side}": (f"{stage}/{side}.parquet",) for stage in ("likelihood", "generate") for side in SIDES},
     **{f"score_{side}": (f"scores/{side}.parquet",) for side in SIDES},
+    **{f"probe_{side}": (f"probes/{side}.parquet",) for side in SIDES},
     "metrics": ("metrics.json",),
+    "errors": ("errors.json",),
+    "judge": ("judge/page.html", "judge/key.json"),
+    "judgement": ("judgement.json",),
     "manifest": ("manifest.json",),
     "report": ("report.html",),
+    "gate": ("checks.json",),
     "card": ("model/README.md",),
 }
 
@@ -101,8 +112,9 @@ def settings_of(settings: Settings, stage: str) -> Settings:
     """The one dict that a stage's rule gets as its params: what it reads, and no more."""
     model, seed = settings["model"], {"seed": settings["seed"]}
     remote = {"trust_remote_code": model["trust_remote_code"]}
-    score = {"score": settings["score"], "compare": settings["compare"], "run": settings["run"]}
+    run, score = _pick(settings, "run"), _pick(settings, "score", "compare")
     told = {key: value for key, value in settings.items() if key != "store"}
+    examples = {"few_shot": 0} if stage == "generate_tuned" else {}  # they are for the base alone
     near = _pick(settings["leaks"], "similarity") | _pick(settings["dedup"], "shingle_words")
     parts: dict[str, Settings] = {
         "ingest": {key: value for key, value in settings["source"].items() if key != "shard_mb"},
@@ -119,10 +131,16 @@ def settings_of(settings: Settings, stage: str) -> Settings:
         "plan": _pick(settings["train"], *PLANNED) | seed,
         "preflight": _pick(settings["train"], *CHECKED) | seed | remote,
         "train": settings["train"] | seed | remote | _pick(model, "save_dtype") | {"base_name": model["base"]},
-        "likelihood": remote | _pick(settings["tokenize"], "special_tokens"),
-        "generate": settings["generate"] | seed | remote,
+        "likelihood": settings["likelihood"] | remote | _pick(settings["tokenize"], "special_tokens"),
+        "generate": settings["generate"] | examples | _pick(settings["tokenize"], "separator") | seed | remote,
         "score": settings["score"],
-        "metrics": score | seed,
+        "probe": settings["probes"] | remote,
+        "metrics": score | run | seed,
+        "errors": settings["errors"] | score | seed | remote,
+        "judge": _pick(settings["judge"], "rows") | run | seed,
+        "judgement": run,
+        "gate": _pick(settings, "checks") | run,
+        "publish": settings["publish"] | run,
         "data": _pick(settings, "run", "source", *DATA_SECTIONS) | seed,
         "report": told,
         "card": told,
@@ -148,8 +166,9 @@ def happens(settings: Settings, stage: str) -> bool:
         "base": settings["model"]["from_scratch"] is not None,
         "decontaminate": bool(settings["decontaminate"]["files"]),
         "augment": bool(settings["augment"]),
+        "probe": any(file != "off" for file in settings["probes"].values()),
     }
-    return optional.get(stage, True)
+    return optional.get(stage.partition("_")[0], True)
 
 
 class Dag:
@@ -259,6 +278,10 @@ def files_of(settings: Settings, stage: str, root: Path) -> dict[str, list[str]]
         "augment": {
             key: [way[key] for way in settings["augment"] if way[key]] for key in ("lexicon", "model", "back_model")
         },
+        "probe": {
+            "bias": _probe(settings["probes"]["bias"], root / "resources/probes/bias.yaml"),
+            "general": _probe(settings["probes"]["general"], root / "resources/probes/general.jsonl"),
+        },
     }
     where = {"dictionary": "clean.spelling.dictionary", "annotations": "annotate.files", "tests": "decontaminate.files"}
     found = {}
@@ -266,10 +289,14 @@ def files_of(settings: Settings, stage: str, root: Path) -> dict[str, list[str]]
         hits = {pattern: sorted(glob.glob(pattern, recursive=True)) for pattern in patterns}
         for pattern, paths in hits.items():
             if not paths:
-                key = where.get(use, f"{stage}.{use}")
+                key = where.get(use, f"{'probes' if stage == 'probe' else stage}.{use}")
                 raise ConfigError(f"- `{key}`: `{pattern}` finds no file from {Path.cwd().name}/.")
         found[use] = list(dict.fromkeys(itertools.chain.from_iterable(hits.values())))
     return found
+
+
+def _probe(file: str, shipped: Path) -> list[str]:
+    return {"off": [], "shipped": [glob.escape(str(shipped))]}.get(file, [glob.escape(file)])
 
 
 def _list_of(terms: Settings, shipped: Path) -> list[str]:

@@ -7,18 +7,18 @@ holds a user's file against them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from snaketune.schema_clean import Clean
 from snaketune.schema_data import Annotate, Augmentation, Decontaminate, Dedup, Leaks, Split, Tokenize
+from snaketune.schema_eval import Check, Compare, Errors, Generate, Judge, Likelihood, Probes, Publish, Report, Score
 from snaketune.schema_source import Source
 from snaketune.schema_train import Train
 from snaketune.sections import Section
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
-Metric = Literal["bleu", "chrf", "rouge", "exact_match"]  # the folders of workflow/metrics/
 
 
 class FromScratch(Section):
@@ -63,56 +63,6 @@ class Model(Section):
         return self
 
 
-class Generate(Section):
-    """How base and tuned model answer the prompts of the test split; the same for both."""
-
-    max_new_tokens: int = Field(64, ge=1, description="Longest answer in tokens.")
-    strategy: Literal["greedy", "sample", "beam"] = Field("greedy", description="Decoding.")
-    temperature: float = Field(1.0, gt=0, description="Of `sample`.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Of `sample`: nucleus.")
-    top_k: int = Field(0, ge=0, description="Of `sample`: only the k likeliest tokens; 0: all.")
-    num_beams: int = Field(1, ge=1, description="Of `beam`.")
-    batch_size: int = Field(32, ge=1, description="Prompts answered at once.")
-    text_prompt_tokens: int = Field(32, ge=1, description="For plain text: tokens of the row given as the prompt.")
-    limit: int | None = Field(None, ge=1, description="Answer only so many test rows (the first by row_id).")
-
-    @model_validator(mode="after")
-    def fitting(self) -> Generate:
-        if self.strategy == "beam" and self.num_beams < 2:
-            raise ValueError("`strategy: beam` needs `num_beams` of 2 or more")
-        if self.strategy != "beam" and self.num_beams != 1:
-            raise ValueError("`num_beams` belongs to `strategy: beam`")
-        sampling = (self.temperature, self.top_p, self.top_k) != (1.0, 1.0, 0)
-        if sampling and self.strategy != "sample":
-            raise ValueError("`temperature`, `top_p` and `top_k` belong to `strategy: sample`")
-        return self
-
-
-class Score(Section):
-    """How an answer is measured against its reference."""
-
-    metrics: list[Metric] = Field(
-        list(get_args(Metric)),
-        min_length=1,
-        description="Text metrics; perplexity and token accuracy are always there.",
-    )
-    bleu_tokenizer: Literal["13a", "intl", "char", "zh", "none"] = Field("13a", description="sacrebleu's tokenizer.")
-    rouge_stemmer: bool = Field(False, description="Porter stemmer in ROUGE (English).")
-
-
-class Compare(Section):
-    """Base against tuned."""
-
-    resamples: int = Field(1000, ge=100, description="Paired bootstrap resamples, by cluster of rows.")
-
-
-class Report(Section):
-    """What report.html shows."""
-
-    title: str | None = Field(None, description="Heading; empty: the name of the run.")
-    samples: int = Field(8, ge=0, description="Test rows shown with the answers of base and tuned.")
-
-
 class Store(Section):
     """Finished trainings and checkpoints, in results/.store/: what was trained before is handed back in a second."""
 
@@ -137,10 +87,20 @@ class Config(Section):
     tokenize: Tokenize = Field(default_factory=Tokenize, description=Tokenize.__doc__)
     model: Model = Field(..., description=Model.__doc__)
     train: Train = Field(default_factory=Train, description=Train.__doc__)
+    likelihood: Likelihood = Field(default_factory=Likelihood, description=Likelihood.__doc__)
     generate: Generate = Field(default_factory=Generate, description=Generate.__doc__)
     score: Score = Field(default_factory=Score, description=Score.__doc__)
+    probes: Probes = Field(default_factory=Probes, description=Probes.__doc__)
     compare: Compare = Field(default_factory=Compare, description=Compare.__doc__)
+    checks: dict[str, Check] = Field(
+        {},
+        description="Bounds by metric (a name of metrics.json): a run that breaks one fails, after its report is made.",
+        examples=[{"perplexity": {"max": 60}, "general_perplexity": {"max_delta": 5, "certain": True}}],
+    )
+    errors: Errors = Field(default_factory=Errors, description=Errors.__doc__)
+    judge: Judge = Field(default_factory=Judge, description=Judge.__doc__)
     report: Report = Field(default_factory=Report, description=Report.__doc__)
+    publish: Publish = Field(default_factory=Publish, description=Publish.__doc__)
     store: Store = Field(default_factory=Store, description=Store.__doc__)
     variants: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]] = Field(
         {},

@@ -1,4 +1,4 @@
-"""The store: what trainings have made and what they are at, in results/.store/<fingerprint>/, out of Snakemake's hands.
+"""The store: what trainings have made and are at, in results/.store/<fingerprint>/, out of Snakemake's hands.
 
 python workflow/scripts/snaketune/store.py list                 what is there
 python workflow/scripts/snaketune/store.py prune --limit-gb 20  removes what was used least recently
@@ -6,7 +6,8 @@ python workflow/scripts/snaketune/store.py clear [--force]      empties it; only
 
 A training's folder holds `lock`, `last_used`, `checkpoints/` while it is under way, and `done/` once it is finished.
 Two jobs with one fingerprint train the same, so the first holds the lock and the second waits for its result. The
-kernel gives the lock back when a process ends, however it ends. Whoever removes a folder holds its lock too.
+kernel gives the lock back when a process ends, however it ends. Whoever removes a folder holds its lock too. Beside
+the trainings stand tables that a model made (snaketune.reuse), in folders named <stage>-<fingerprint>.
 
 The Snakefile imports this module: it is light, and as a program it needs no package but Python.
 """
@@ -112,7 +113,7 @@ def _note_use(folder: Path, run: str) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """A folder of the store as `list` shows it; `used` in seconds since 1970, `size` in bytes."""
+    """A folder of the store as `list` shows it: a training or a table. `used`: seconds since 1970, `size`: bytes."""
 
     folder: Path
     finished: bool
@@ -127,6 +128,11 @@ class Training:
     def under_way(self) -> bool:
         """Whether removing it loses more than a stored result."""
         return self.running or (self.step is not None and not self.finished)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is no training, but a table that a model made."""
+        return "-" in self.folder.name
 
     @property
     def state(self) -> str:
@@ -223,9 +229,12 @@ def prune(stores: Path, limit_gb: float) -> str | None:
     found = trainings(stores)
     total = sum(training.size for training in found)
     gone, told = [], []
-    for training in found[:-1]:
+    latest = next((training for training in reversed(found) if not training.is_table), None)
+    for training in found:
         if total <= limit_gb * 1e9:
             break
+        if training is latest:
+            continue
         try:
             if _remove(training):
                 gone.append(training)
@@ -261,8 +270,10 @@ def listing(stores: Path) -> str:
 
 
 def _all(found: list[Training]) -> str:
-    size = amount(sum(training.size for training in found))
-    return f"{len(found):,} training{'' if len(found) == 1 else 's'}, {size}"
+    tables = sum(training.is_table for training in found)
+    counts = {"training": len(found) - tables, "table": tables}
+    said = [f"{count:,} {thing}{'s' * (count != 1)}" for thing, count in counts.items() if count] or ["0 trainings"]
+    return f"{' and '.join(said)}, {amount(sum(training.size for training in found))}"
 
 
 def amount(size: float) -> str:

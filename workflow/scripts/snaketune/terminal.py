@@ -51,7 +51,7 @@ def worth_showing(record: logging.LogRecord, local: bool) -> bool:
 
 def closing(names: list[str], results: Path = Path("results")) -> str:
     """Base beside tuned for each run whose scores are those of its model, and where its report is."""
-    from snaketune.metrics import table
+    from snaketune.scoring.measures import table
 
     parts = []
     for name in names:

@@ -17,14 +17,23 @@ from snaketune.job import StageError
 
 def blocks_of(model: Any) -> list[nn.Module]:
     """The transformer blocks, from the embeddings upwards. Raises StageError where the model has no such list."""
-    wanted = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    for module in model.modules():  # from the outside inwards: the experts of a block come after the blocks
-        if isinstance(module, nn.ModuleList) and wanted and len(module) == wanted:
-            return list(module)
+    if found := find_blocks(model):
+        return found
     raise StageError(
-        f"{type(model).__name__} has no list of {wanted} transformer blocks that its parts could be told by; "
+        f"{type(model).__name__} has no list of {_depth(model)} transformer blocks that its parts could be told by; "
         "set `train.method: full`"
     )
+
+
+def find_blocks(model: Any) -> list[nn.Module]:
+    """The same; empty where the model has no such list."""
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+    # From the outside inwards: the experts of a block come after the blocks.
+    return next((list(blocks) for blocks in lists if len(blocks) == _depth(model)), [])
+
+
+def _depth(model: Any) -> int | None:
+    return getattr(model.config.get_text_config(), "num_hidden_layers", None)
 
 
 def embeddings_of(model: Any) -> list[nn.Parameter]:

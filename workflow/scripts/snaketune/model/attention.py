@@ -27,11 +27,10 @@ from transformers import AttentionInterface
 from snaketune.job import StageError
 from snaketune.model import documents_cpu
 from snaketune.model.batches import Documents, collate
-from snaketune.model.lm import positions_of
+from snaketune.model.lm import HALVES, positions_of
 
 PATHS = ("varlen", "sdpa", "eager")
 NAME = "snaketune_varlen"  # in transformers' registry; no mask function is registered beside it, so no mask is made
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FLASH = {"cuda"}  # devices of the flash kernel
 FLASH_HEAD = 256  # its widest head
 OWN = ("gpt_neo", "gptj")  # have `_attn(query, key, value, mask)` in their modules, and not transformers' interface

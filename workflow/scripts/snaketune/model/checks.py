@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from snaketune.model.batches import Plan, Rows
 from snaketune.model.lm import IGNORED, token_losses
 from snaketune.model.samples import shown
 from snaketune.packing import trained_tokens
+from snaketune.tokens.pieces import pieces
 
 ENDS_SEEN = 10_000  # rows whose end is looked at
 LONG = 512  # tokens of the longest row that is compared: further than the local windows of GPT-Neo reach
 SHORT = 96  # of the others
 MARKED_TOKENS = 60  # of an example: so many at most before its trained tokens begin, and of those
-HALF = "\ufffd"  # what a decoder writes for bytes that are no whole character
 GREEN, PLAIN = "\033[32m", "\033[0m"
 
 
@@ -125,6 +126,7 @@ def examples(rows: Rows, plan: Plan, tokenizer: Any, loss_on: str, count: int) -
     Long rows are cut; `before`, `after`: how many tokens are not shown on either side.
     """
     first = [row for block in plan.blocks(1) for row in block][:count]
+    decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
     found = []
     for row in first:
         ids = rows[row].tolist()
@@ -135,35 +137,11 @@ def examples(rows: Rows, plan: Plan, tokenizer: Any, loss_on: str, count: int) -
                 "row_id": rows.row_ids[row],
                 "before": cut,
                 "after": len(ids) - stop,
-                "tokens": pieces(tokenizer, ids, cut, stop),
+                "tokens": pieces(decode, ids, cut, stop),
                 "trained": [place >= begins for place in range(cut, stop)],
             }
         )
     return found
-
-
-def pieces(tokenizer: Any, ids: list[int], start: int, stop: int) -> list[str]:
-    """The texts of the tokens from `start` to `stop`, which make up the text of all of them.
-
-    A token alone may be part of a character, and some tokenizers take the space from before a first token. So tokens
-    are decoded with those before them; where a character has several, all of its text is the last one's, and the others
-    have none. Characters that are cut at either end stay U+FFFD.
-    """
-    texts = []
-    whole = done = max(0, start - 4)  # where the decoded span begins, and where the text that is known ends
-    for end in range(whole + 1, stop + 1):
-        before = _decoded(tokenizer, ids[whole:done])
-        text = _decoded(tokenizer, ids[whole:end])
-        if text.endswith(HALF) and end < stop:
-            texts.append("")
-            continue
-        texts.append(text[len(before) :])
-        whole, done = done, end
-    return texts[len(texts) - (stop - start) :]
-
-
-def _decoded(tokenizer: Any, ids: list[int]) -> str:
-    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 def marked(example: dict[str, Any], colour: bool) -> str:

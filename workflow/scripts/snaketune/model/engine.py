@@ -17,7 +17,7 @@ from snaketune.model.anatomy import embeddings_of
 from snaketune.model.batches import Batch
 from snaketune.model.faster import quicken
 from snaketune.model.keeping import load_state, state_of
-from snaketune.model.loading import DTYPES
+from snaketune.model.lm import HALVES
 from snaketune.model.methods import Learner, unfreeze
 from snaketune.model.noise import Neftune
 from snaketune.model.objective import Objective
@@ -100,7 +100,7 @@ class Engine:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The number format of a forward pass."""
-        dtype = DTYPES.get(self.how.precision)
+        dtype = HALVES.get(self.how.precision)
         return torch.autocast(self.world.device.type, dtype, enabled=dtype is not None)
 
     def learnt(self) -> dict[str, torch.Tensor]:

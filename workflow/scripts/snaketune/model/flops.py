@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from snaketune.model.anatomy import find_blocks
+
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}
 
 # Dense peaks (no sparsity) in TFLOPS: bf16, fp16, tf32, fp32; None where the device has no such unit. Matrix units are
@@ -88,7 +90,7 @@ def training_flops(model: Any) -> Flops:
 
     head = model.get_output_embeddings()
     in_head = {id(module) for module in head.modules()} if head is not None else set()
-    layers = _layers(model)
+    layers = find_blocks(model) if getattr(model.config, "num_attention_heads", None) else []  # Mamba has no heads
     token, learns, backward = 0, False, []
     for module in model.modules():
         if id(module) in in_head:
@@ -106,15 +108,6 @@ def training_flops(model: Any) -> Flops:
     trained = max((weight.numel() for weight in matrices), default=0) * per_weight
     of_pair = [4 * _width(model.config) * (3 if needed else 1) for needed in backward]
     return Flops(token, trained, tuple(zip(_windows(model.config), of_pair, strict=True)) if of_pair else ())
-
-
-def _layers(model: Any) -> list[Any]:
-    """The decoder layers; none for an architecture without attention, or without a list of its layers."""
-    count = getattr(model.config, "num_hidden_layers", None)
-    if getattr(model.config, "num_attention_heads", None) is None:
-        return []
-    lists = (module for module in model.modules() if isinstance(module, torch.nn.ModuleList))
-    return next((list(module) for module in lists if len(module) == count), [])
 
 
 def _width(config: Any) -> int:

@@ -8,8 +8,9 @@ The head is applied to the tokens that count and to no other: on prompt/completi
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -17,8 +18,10 @@ from torch.nn.functional import cross_entropy
 from snaketune.job import StageError
 
 IGNORED = -100
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions that compute in half the bits
 # Models whose logits are exactly `lm_head(last hidden state)`; the others compute all logits, and the same loss.
 PLAIN_HEADS = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "llama", "mistral", "qwen2", "qwen3", "phi"}
+CHUNK = 1024  # tokens whose chances are computed together: of GPT-2, 206 MB each for logits and what is made of them
 
 
 def load_model(folder: str | Path, trust_remote_code: bool = False) -> Any:
@@ -86,17 +89,66 @@ def token_losses(
     """
     targets = labels[:, 1:]
     counted = targets != IGNORED
+    outputs, head = _outputs(model, input_ids, position_ids, counted)
+    logits, targets = head(outputs), targets[counted]
+    nll = cross_entropy(logits.float(), targets, reduction="none")
+    return nll, logits.argmax(-1) == targets, counted
+
+
+class TokenScores(NamedTuple):
+    """What a model says of each of n tokens, [n] each."""
+
+    nll: torch.Tensor  # fp32, nats
+    entropy: torch.Tensor  # fp32, nats: of what could stand there
+    confidence: torch.Tensor  # fp32: the probability of the likeliest token
+    rank: torch.Tensor  # int32: the tokens that are likelier; of equally likely ones, the lower id first, as in argmax
+
+
+@torch.no_grad()
+def token_scores(model: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, targets: torch.Tensor) -> TokenScores:
+    """The scores of the tokens that `targets` names, in row-major order.
+
+    input_ids, position_ids: [B, T], as for `token_losses`; targets: [B, T], the token that follows each, or IGNORED.
+    What predicts nothing need not be read, so that a document may have a token more than the model has positions.
+    Chances are computed in fp32, CHUNK tokens at a time.
+    """
+    counted = targets != IGNORED
+    outputs, head = _outputs(model, input_ids, position_ids, counted)
+    parts = [
+        _scores(head(states).float(), wanted)
+        for states, wanted in zip(outputs.split(CHUNK), targets[counted].split(CHUNK), strict=True)
+    ]
+    return TokenScores(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _scores(logits: torch.Tensor, targets: torch.Tensor) -> TokenScores:
+    """logits: [n, V] fp32; targets: [n]."""
+    wanted = logits.gather(1, targets[:, None])
+    earlier = torch.arange(logits.shape[1], device=logits.device) < targets[:, None]
+    rank = ((logits > wanted) | ((logits == wanted) & earlier)).view(torch.uint8).sum(1, dtype=torch.int32)
+    chances = torch.log_softmax(logits, 1)
+    nll = -chances.gather(1, targets[:, None])[:, 0]
+    confidence = chances.amax(1).exp()
+    # A token that cannot come has the chance 0 and adds nothing, but 0 times infinity would be no number.
+    entropy = -torch.linalg.vecdot(chances.exp(), chances.clamp_min_(torch.finfo(chances.dtype).min))
+    return TokenScores(nll, entropy, confidence, rank)
+
+
+def _outputs(
+    model: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, counted: torch.Tensor
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """What the counted tokens are predicted from, [n, D], and what makes logits of some of it, [m, D] -> [m, V].
+
+    counted: [B, T], or [B, T - 1] where the last token is read and predicts nothing. Models beyond PLAIN_HEADS give
+    their logits, [n, V], and nothing is left to be made of them.
+    """
     arguments = {"input_ids": input_ids, "use_cache": False}
     if "position_ids" in inspect.signature(model.forward).parameters:
         arguments["position_ids"] = position_ids
     if model.config.model_type in PLAIN_HEADS:
         hidden = getattr(model, model.base_model_prefix)(**arguments)[0]  # [B, T, D]
-        logits = model.get_output_embeddings()(hidden[:, :-1][counted])  # [n, V]
-    else:
-        logits = model(**arguments).logits[:, :-1][counted]
-    targets = targets[counted]
-    nll = cross_entropy(logits.float(), targets, reduction="none")
-    return nll, logits.argmax(-1) == targets, counted
+        return hidden[:, : counted.shape[1]][counted], model.get_output_embeddings()
+    return model(**arguments).logits[:, : counted.shape[1]][counted], lambda logits: logits
 
 
 def isolates(model: Any) -> bool:

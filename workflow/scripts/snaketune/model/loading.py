@@ -8,9 +8,7 @@ from typing import Any
 import torch
 
 from snaketune.model import adapters, attention
-from snaketune.model.lm import load_model
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from snaketune.model.lm import HALVES, load_model
 
 
 def set_up(settings: dict[str, Any], precision: str, threads: int) -> None:
@@ -26,7 +24,7 @@ def set_up(settings: dict[str, Any], precision: str, threads: int) -> None:
 def load_for(base: str, settings: dict[str, Any], device: torch.device, precision: str) -> Any:
     """The base model as a training needs it: in fp32, or in 4 bits for qlora."""
     if settings["method"] == "qlora":
-        compute = DTYPES.get(precision, torch.float32)
+        compute = HALVES.get(precision, torch.float32)
         return adapters.load_quantised(base, device, compute, settings["trust_remote_code"])
     model = load_model(base, settings["trust_remote_code"])
     attention.set_dropout(model, settings["attention_dropout"])

@@ -20,6 +20,7 @@ from torch import nn
 
 from snaketune.job import StageError
 from snaketune.model.anatomy import blocks_of
+from snaketune.model.lm import HALVES
 
 PATIENCE = timedelta(minutes=30)  # the first process may write a large checkpoint while the others wait
 
@@ -100,8 +101,9 @@ def _sharded(objective: nn.Module, world: World, precision: str) -> nn.Module:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(
+        param_dtype=HALVES.get(precision), reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     for block in blocks_of(objective.model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy)

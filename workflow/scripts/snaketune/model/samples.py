@@ -19,7 +19,7 @@ from snaketune.model.lm import positions_of
 
 NEW_TOKENS = 48
 TEXT_PROMPT_TOKENS = 32
-GREEDY = {"strategy": "greedy", "num_beams": 1}
+GREEDY = {"strategy": "greedy", "num_beams": 1, "cache": "dynamic"}
 Line = dict[str, Any]
 
 

@@ -1,43 +1,83 @@
 """What the pages share: numbers in words, names of the metrics, safe text, and the rendering of a template.
 
 Every text of the data is hostile until escaped. The HTML templates escape all they print; on top of that the pages
-carry a content security policy without scripts, so that nothing could run even if it slipped through.
+carry a content security policy that allows no script but, by its hash, the one that sorts tables. So nothing of the
+data could run even if it slipped through.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from snaketune.pages.charts import Scale, log_ticks, ticks
 
-# What a metric is called, its decimals, and the axis that it can share with others.
-METRICS: dict[str, tuple[str, int, str]] = {
-    "perplexity": ("Perplexity", 2, "perplexity"),
-    "perplexity_full": ("Perplexity, prompt included", 2, "perplexity"),
-    "bits_per_byte": ("Bits per byte", 3, "bits per byte"),
-    "token_accuracy": ("Token accuracy", 2, "score"),
-    "bleu": ("BLEU", 2, "score"),
-    "chrf": ("chrF", 2, "score"),
-    "rouge1": ("ROUGE-1", 2, "score"),
-    "rouge2": ("ROUGE-2", 2, "score"),
-    "rougeL": ("ROUGE-L", 2, "score"),
-    "rougeLsum": ("ROUGE-Lsum", 2, "score"),
-    "exact_match": ("Exact match", 2, "score"),
+@dataclass(frozen=True)
+class Shown:
+    """How pages show a metric: its name, decimals, group, whether it leads its group, and the axis of the plot."""
+
+    name: str
+    digits: int
+    group: str
+    main: bool = False
+    axis: str | None = None
+
+
+# In the order of the pages. Metrics on one axis share a scale: "score" runs from 0 to 100.
+METRICS: dict[str, Shown] = {
+    "perplexity": Shown("Perplexity", 2, "likelihood", True, "perplexity"),
+    "bits_per_byte": Shown("Bits per byte", 3, "likelihood", True, "bits per byte"),
+    "token_accuracy": Shown("Token accuracy", 2, "likelihood", True, "score"),
+    "perplexity_full": Shown("Perplexity with the prompt", 2, "likelihood"),
+    "token_accuracy_top5": Shown("Top-5 token accuracy", 2, "likelihood"),
+    "entropy": Shown("Entropy (nats per token)", 3, "likelihood"),
+    "calibration_error": Shown("Calibration error (ECE)", 2, "likelihood"),
+    "bleu": Shown("BLEU", 2, "answers", True, "score"),
+    "chrf": Shown("chrF", 2, "answers", True, "score"),
+    "rougeL": Shown("ROUGE-L", 2, "answers", True, "score"),
+    "exact_match": Shown("Exact match", 2, "answers", True, "score"),
+    "rouge1": Shown("ROUGE-1", 2, "answers"),
+    "rouge2": Shown("ROUGE-2", 2, "answers"),
+    "rougeLsum": Shown("ROUGE-Lsum", 2, "answers"),
+    "token_f1": Shown("Token F1", 2, "answers"),
+    "ter": Shown("TER", 2, "answers"),
+    "accuracy": Shown("Accuracy", 2, "classification", True, "score"),
+    "f1_macro": Shown("Macro F1", 2, "classification", True, "score"),
+    "unrecognized": Shown("Unrecognized answers", 2, "classification", True, "score"),
+    "precision_macro": Shown("Macro precision", 2, "classification"),
+    "recall_macro": Shown("Macro recall", 2, "classification"),
+    "precision_micro": Shown("Micro precision", 2, "classification"),
+    "recall_micro": Shown("Micro recall", 2, "classification"),
+    "f1_micro": Shown("Micro F1", 2, "classification"),
+    "length_ratio": Shown("Length ratio", 3, "diversity", True),
+    "distinct_2": Shown("Distinct-2", 2, "diversity", True),
+    "repetition": Shown("Repetition", 2, "diversity", True),
+    "train_overlap": Shown("Overlap with training rows", 2, "diversity", True),
+    "distinct_1": Shown("Distinct-1", 2, "diversity"),
+    "self_bleu": Shown("Self-BLEU", 2, "diversity"),
+    "prompt_overlap": Shown("Overlap with the prompt", 2, "diversity"),
+    "general_perplexity": Shown("Perplexity of general text", 2, "probes", True, "perplexity"),
+    "bias_likelihood_gap": Shown("Likelihood gap (nats)", 3, "probes", True),
+    "bias_output_difference": Shown("Output difference", 2, "probes", True),
+    "general_bits_per_byte": Shown("Bits per byte of general text", 3, "probes"),
 }
 NONE = "–"
 MINUS = "−"
-CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+# Control characters as their pictures; those that reverse the direction of what follows, by their numbers.
+CONTROL: dict[int, int | str] = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+CONTROL |= {code: f"[U+{code:04X}]" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def label(metric: str) -> str:
     """The name of a metric for people; a metric of the user's own keeps the name that it has."""
-    return METRICS[metric][0] if metric in METRICS else metric
+    return METRICS[metric].name if metric in METRICS else metric
 
 
 def ordered(metrics: dict[str, Any]) -> list[str]:
@@ -75,7 +115,7 @@ def trimmed(value: float | None) -> str:
 
 def measured(value: float | None, metric: str, sign: bool = False) -> str:
     """A value of a metric with the decimals that suit it."""
-    return number(value, METRICS.get(metric, ("", 3, ""))[1], sign)
+    return number(value, METRICS[metric].digits if metric in METRICS else 3, sign)
 
 
 def interval(bounds: list[float] | None, metric: str, sign: bool = False) -> str:
@@ -99,18 +139,39 @@ def percent(part: float, whole: float) -> str:
 
 
 def outcome(entry: dict[str, Any]) -> str:
-    """Better, worse or unclear: does the 95 % interval of the difference leave zero on one side?"""
+    """Better, worse or unclear: does the 95 % interval of the difference leave zero on one side?
+
+    Of a metric of which neither direction is better: higher, lower or unclear.
+    """
     bounds = entry.get("ci95")
     if not bounds or any(bound is None or math.isnan(bound) for bound in bounds):
         return "unclear"
     if bounds[0] <= 0 <= bounds[1]:
         return "unclear"
+    if entry["higher_is_better"] is None:
+        return "higher" if bounds[0] > 0 else "lower"
     return "better" if (bounds[0] > 0) == entry["higher_is_better"] else "worse"
+
+
+def direction(entry: dict[str, Any]) -> str:
+    """Which way of a metric is the better one."""
+    return {True: "higher is better", False: "lower is better", None: "neither is better"}[entry["higher_is_better"]]
 
 
 def visible(text: Any) -> str:
     """Text whose control characters can be seen; a page cannot hold them otherwise."""
     return str(text).translate(CONTROL)
+
+
+def clipped(text: Any, most: int = 90) -> str:
+    """A name of the data, visible and not longer than a name should be."""
+    shown = visible(text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def coded(text: Any) -> Markup:
+    """A sentence of ours or of the data as HTML: escaped, and what stands in `backticks` as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))
 
 
 def code_span(text: Any) -> str:
@@ -131,43 +192,6 @@ def code_block(text: str, language: str = "") -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
-
-
-def tracks(metrics: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The interval plot: one axis for each kind of metric; positions are percentages of the width."""
-    groups: dict[str, list[str]] = {}
-    for name in ordered(metrics):
-        if metrics[name].get("base_ci95") and metrics[name].get("tuned_ci95"):
-            groups.setdefault(METRICS.get(name, ("", 3, name))[2], []).append(name)
-    return [group for axis, names in groups.items() if (group := _axis(axis, names, metrics))]
-
-
-def _axis(axis: str, names: list[str], metrics: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    spans = {n: [metrics[n][who] for who in ("base", "tuned")] + _bounds(metrics[n]) for n in names}
-    spans = {n: v for n, v in spans.items() if all(x is not None and math.isfinite(x) for x in v)}
-    if not spans:
-        return None
-    low, high = min(map(min, spans.values())), max(map(max, spans.values()))
-    log = axis == "perplexity" and low > 0
-    marks = log_ticks(low, high) if log else ticks(0.0 if axis == "score" else low, high, 4)
-    at = Scale(marks[0], marks[-1], 1.0, 99.0, log)
-    return {
-        "axis": axis + (" (logarithmic)" if log else ""),
-        "direction": "higher is better" if metrics[next(iter(spans))]["higher_is_better"] else "lower is better",
-        "marks": [(round(at(mark), 2), f"{mark:,.10g}") for mark in marks],
-        "rows": [
-            {
-                "name": name,
-                "base": [round(at(x), 2) for x in (v[0], *v[2:4])],
-                "tuned": [round(at(x), 2) for x in (v[1], *v[4:6])],
-            }
-            for name, v in spans.items()
-        ],
-    }
-
-
-def _bounds(entry: dict[str, Any]) -> list[float]:
-    return [*entry["base_ci95"], *entry["tuned_ci95"]]
 
 
 def render(template: str | Path, **values: Any) -> str:
@@ -192,11 +216,22 @@ def render(template: str | Path, **values: Any) -> str:
         p_value,
         percent,
         outcome,
+        direction,
         visible,
+        clipped,
+        coded,
         code_span,
         code_cell,
         code_block,
     )
     environment.filters.update({function.__name__: function for function in names})
     environment.globals["style"] = lambda: Markup((template.parent / "style.css").read_text(encoding="utf-8"))
+    environment.globals["sorting"] = lambda: sorting(template.parent / "sort.js")
     return environment.get_template(template.name).render(**values)
+
+
+def sorting(script: Path) -> dict[str, Markup]:
+    """The script that sorts tables, and what the content security policy calls it."""
+    text = script.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+    return {"element": Markup(f"<script>{text}</script>"), "source": Markup(f"'sha256-{digest}'")}

@@ -1,0 +1,1 @@
+"""Scores of a model: the measures, how sure they are, and where the model fails."""
