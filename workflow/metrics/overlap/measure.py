@@ -88,9 +88,8 @@ class Grams:
         encoded = words.dictionary_encode()
         self._vocabulary = encoded.dictionary
         self._order = order
-        self._levels: list[
-            np.ndarray
-        ] = []  # sorted pairs (run of k words, word after it); their places are runs of k+1
+        # For k = 1, 2, ...: sorted pairs (run of k words, word after it), whose places are the runs of k + 1 words.
+        self._levels: list[np.ndarray] = []
         codes = encoded.indices.to_numpy().astype(np.int64)
         starts = _starts(of, order)
         numbers = codes[starts]
