@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: run test lint format docs lock clean-store
+.PHONY: run plan test lint format docs lock clean-store
 
 run: $(READY) ## The whole workflow on config/config.yaml
 	@PATH="$(abspath $(BIN)):$$PATH" snakemake
+
+plan: $(READY) ## What a run would do, why, and how long it may take; nothing is started
+	@PATH="$(abspath $(BIN)):$$PATH" snakemake --dry-run
 
 test: $(READY) ## All tests
 	@$(BIN)/python -m pytest

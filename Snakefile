@@ -23,10 +23,12 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/tune.smk"
 
 
 wildcard_constraints:
-    run="|".join(dag.names),
+    run="|".join({*dag.names, *dag.settings.parents}),
+    generation=r"\d{2}",
     shard=r"\d{5}",
     part=r"\d{5}",
     split="|".join(SPLITS),
@@ -37,11 +39,12 @@ rule all:
     default_target: True
     input:
         targets,  # every stage's files: what a failed rerun left out is missing, and so it is made
+        searched,
 
 
 onsuccess:
     prune_store()
-    print(terminal.closing(dag.names))
+    print(terminal.closing([*dag.names, *map(best_name, filter(searches, dag.names))]))
 
 
 onerror:

@@ -183,10 +183,16 @@ def history(path: Path, validation: list[float], per: int = 10) -> None:
 
 
 def make_run(
-    folder: Path, rows: int = 9, quarantined: int = 3, text: str = HOSTILE, **changes: dict[str, Any]
+    folder: Path,
+    rows: int = 9,
+    quarantined: int = 3,
+    text: str = HOSTILE,
+    spread: dict[str, Any] | None = None,
+    **changes: dict[str, Any],
 ) -> dict[str, Any]:
     """The files of a small run, as the stages write them; returns the inputs of the report.
 
+    spread: what spread.json holds; None: there is no such file.
     changes: keys of metrics.json, errors.json or judgement.json with other values, each by the name of its file.
     """
     settings = load(CONFIG)["demo"]
@@ -227,6 +233,9 @@ def make_run(
             *("ledger", "quarantine", "history", "summary", "curves", "preflight"),
         )
     }
+    if spread is not None:
+        (folder / "spread.json").write_text(json.dumps(spread), encoding="utf-8")
+        names["spread"] = str(folder / "spread.json")
     return {
         **names,
         "tokens": [str(folder / f"{split}.json") for split in KEPT],

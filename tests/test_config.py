@@ -206,11 +206,12 @@ def test_a_wrong_configuration_is_refused_and_the_dag_asked_without_a_heavy_impo
 
 def owned(change: dict[str, Any], **run: Any) -> set[str]:
     dag = Dag(config.load(raw_config(**run, variants={"other": change})), ROOT)
-    return {stage for stage in READS if dag.owns("other", stage)}
+    return {stage for stage in STAGES if dag.owns("other", stage)}
 
 
+STAGES = set(READS) - {"spread", "trial"}  # which seeds, folds and searches have
 BEFORE_SPLIT = {"ingest", "clean", "sign", "dedup", "decontaminate"}
-AFTER_SPLIT = set(READS) - BEFORE_SPLIT - {"base", "probe_base"}
+AFTER_SPLIT = STAGES - BEFORE_SPLIT - {"base", "probe_base"}
 TOKENS_ON = AFTER_SPLIT - {"split", "augment", "leaks"}
 SHOWN = {"report", "gate", "card", "manifest"}  # and whatever changes, the settings stand in them
 REPORTED = {"metrics"} | SHOWN
@@ -234,7 +235,7 @@ TRAINED = {"train", "curves", "likelihood_tuned", "generate_tuned", "score_tuned
         ({"decontaminate": {"files": ["a.csv"]}}, AFTER_SPLIT | {"decontaminate"}),
         ({"leaks": {"near": "report"}}, {"leaks", "data"} | REPORTED),
         ({"augment": [{"method": "swap"}]}, AFTER_SPLIT - {"split"}),
-        ({"source": {"files": "other/*.csv"}}, set(READS) - {"base", "probe_base"}),
+        ({"source": {"files": "other/*.csv"}}, STAGES - {"base", "probe_base"}),
         ({"tokenize": {"max_length": 8}}, TOKENS_ON),
         ({"model": {"base": "other"}}, TOKENS_ON | {"base", "probe_base"}),
         ({"generate": {"max_new_tokens": 3}}, ANSWERED | SCORED | REPORTED),

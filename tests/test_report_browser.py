@@ -9,9 +9,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Page
 
-from leaderboard import leaderboard
-from runs import HOSTILE, TEMPLATES, rendered
-from test_leaderboard import write_metrics
+from runs import HOSTILE, rendered
 
 pytest_plugins = ("browser",)
 LONG = "x" * 100_000
@@ -89,25 +87,6 @@ def test_the_page_is_whole_without_its_script(browser: Browser, report: Path) ->
     assert bare.locator("thead button").count() == 0
     assert bare.locator("#errors table.slices thead th").first.inner_text() == "Part"
     context.close()
-
-
-def test_the_leaderboard_sorts_and_leaves_a_missing_number_last(page: Page, faults: list[str], tmp_path: Path) -> None:
-    files = [write_metrics(tmp_path, "a", 1.5, "aa"), write_metrics(tmp_path, "b", 10.5, "aa")]
-    files.append(write_metrics(tmp_path, "c", 9.5, "aa"))
-    document = json.loads(Path(files[1]).read_text())
-    document["metrics"]["bleu"] |= {"tuned": None, "tuned_ci95": None}
-    Path(files[1]).write_text(json.dumps(document))
-    leaderboard(files, str(tmp_path / "l.csv"), str(tmp_path / "l.html"), str(TEMPLATES / "leaderboard.html.j2"))
-    page.goto((tmp_path / "l.html").as_uri())
-    runs = lambda: [text.strip() for text in column(page, "table.lead", 1)]  # noqa: E731
-    assert runs() == ["a", "c", "b"]
-    page.get_by_role("button", name="Bits per byte").click()
-    page.get_by_role("button", name="Bits per byte").click()
-    assert runs() == ["b", "c", "a"]
-    for _ in range(2):
-        page.get_by_role("button", name="BLEU").click()
-        assert runs()[-1] == "b"
-    assert faults == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -136,7 +136,7 @@ def test_the_captions_of_snakemakes_report_are_clean_text_for_their_rules() -> N
     parts = {"compare": {"resamples": 1000}, "seed": 42, "rows": 8}
     known = SimpleNamespace(wildcards=SimpleNamespace(run="demo"), params=SimpleNamespace(settings=parts))
     captions = sorted((TEMPLATES / "captions").glob("*.rst"))
-    names = ["card", "curves", "data", "errors", "judge", "leaderboard", "metrics", "report"]
+    names = ["card", "curves", "data", "errors", "judge", "leaderboard", "metrics", "report", "tune"]
     assert [path.stem for path in captions] == names
     for path in captions:
         text = Template(path.read_text(encoding="utf-8"), undefined=StrictUndefined).render(snakemake=known)

@@ -28,7 +28,7 @@ AFTER_SCORES = SCORED | PAGES
 AFTER_CLEAN = WHOLE - {"ingest", "clean"}
 AFTER_DEDUP = AFTER_CLEAN - {"sign", "dedup"}
 # A changed setting or file of code is written into the manifest, whose versions the report shows.
-RECORD = {"manifest", "report", "gate"}
+RECORD = {"manifest", "report", "gate", "leaderboard"}
 
 Change = Callable[[Path], None]
 
@@ -198,7 +198,7 @@ CASES: dict[str, tuple[Change, set[str]]] = {
         delete("results/micro/tokens/validation"),
         TOKENS | AHEAD | MODEL | PAGES | {"manifest"},
     ),
-    "a deleted page": (delete("results/micro/report.html"), {"report"}),
+    "a deleted page": (delete("results/micro/report.html"), {"report", "gate"}),
 }
 
 

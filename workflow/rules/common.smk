@@ -16,7 +16,9 @@ ROOT = Path(os.path.relpath(workflow.basedir))
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
 
 from snaketune import config as configuration, terminal
+from snaketune.config import best_name, fold_name, seed_name, trial_name
 from snaketune.dag import SIDES, SPLITS, Dag, code_of, files_of, happens, settings_of
+from snaketune.runs import generations
 from snaketune.store import prune
 
 terminal.quieten(logger, local=lambda: workflow.local_exec)
@@ -30,6 +32,8 @@ try:
     targets = dag.outputs()
 except configuration.ConfigError as error:
     raise WorkflowError(f"the configuration cannot be run:\n{error}") from None
+
+terminal.look_ahead(logger, dag, cores=lambda: workflow.cores)
 
 LOCK = str(ROOT / "requirements.lock")
 PAGE_PARTS = ("workflow/report/macros.html.j2", "workflow/report/style.css")
@@ -210,13 +214,116 @@ def both_sides(stage, folder=None):
     ]
 
 
+def earlier_trials(wildcards):
+    """The results of all generations before one."""
+    return trials_until(wildcards.run, int(wildcards.generation))
+
+
+def all_trials(wildcards):
+    """The results of all trials of a search."""
+    return trials_until(wildcards.run, len(generations(dag.settings[wildcards.run])))
+
+
+def trials_until(run, end):
+    """The results of the first generations, once they are proposed."""
+    found = []
+    for number, trials in enumerate(generations(dag.settings[run])[:end]):
+        checkpoints.propose.get(run=run, generation=f"{number:02d}")
+        found += [f"results/{trial_name(run, trial)}/trial.json" for trial in trials]
+    return found
+
+
+def all_generations(wildcards):
+    """What was proposed in a search."""
+    count = len(generations(dag.settings[wildcards.run]))
+    return [f"results/{wildcards.run}/tune/generation-{number:02d}.json" for number in range(count)]
+
+
+def settings_of_generation(wildcards):
+    """What a proposal reads: the search, and how many trials there are once it is made."""
+    run, number = dag.settings[wildcards.run], int(wildcards.generation)
+    made = sum(map(len, generations(run)[: number + 1]))
+    return settings_of(run, "propose") | {"trials": made, "number": number}
+
+
+def generation_of_trial(wildcards):
+    """The file that says what a trial tries."""
+    number = dag.settings.generation(wildcards.run)
+    return f"results/{dag.settings.parents[wildcards.run]}/tune/generation-{number:02d}.json"
+
+
+def settings_of_trial(wildcards):
+    """What a trial reads: its number, and the settings of the stages that it goes through."""
+    own = {"number": dag.settings.number(wildcards.run), "generation": dag.settings.generation(wildcards.run)}
+    return settings_of(dag.settings[wildcards.run], "trial") | own
+
+
+def searched(wildcards):
+    """What a search ends in: its page, and the best configuration, trained in full and scored once."""
+    found = []
+    for name in dag.names:
+        if dag.settings[name]["tune"]:
+            found += [f"results/{name}/tune/{file}" for file in ("report.html", "best.json", "best.yaml", "trials.csv")]
+            found += trials_until(name, len(generations(dag.settings[name])))
+    return found + dag.outputs(best_runs())
+
+
+def children(kind):
+    """The metrics of the runs of each seed, or of each fold."""
+    name_of = {"seeds": seed_name, "folds": fold_name}[kind]
+
+    def files(wildcards):
+        given = dag.settings[wildcards.run][kind]
+        names = [name_of(wildcards.run, each) for each in (given if kind == "seeds" else range(given))]
+        return [f"results/{dag.owner(name, 'metrics')}/metrics.json" for name in names]
+
+    return files
+
+
+def spread_file(wildcards):
+    """The spread over seeds and folds, as a list that is empty where a run has none."""
+    return [of("spread", "spread.json")(wildcards)] if happens(dag.settings[wildcards.run], "spread") else []
+
+
 def prune_store():
     """Keep the stored trainings within their limit; what was used longest ago goes first."""
     if done := prune(Path("results/.store"), dag.settings[dag.names[0]]["store"]["limit_gb"]):
         print(done)
 
 
+def leaderboard_runs(wildcards):
+    """The files of the runs of this configuration, and of every other run that stands in results/, by their use."""
+    names = [name for name in (*dag.names, *best_runs()) if dag.owns(name, "metrics")]
+    others = {path.parent.name for path in Path("results").glob("*/metrics.json")} - set(names)
+    own = [{use: f"results/{dag.owner(name, stage)}/{path}" for use, (stage, path) in RANKED.items()} for name in names]
+    old = [{use: f"results/{name}/{path}" for use, (_, path) in RANKED.items()} for name in sorted(others)]
+    return own + [{use: path for use, path in files.items() if Path(path).exists()} for files in old]
+
+
+RANKED = {
+    "metrics": ("metrics", "metrics.json"),
+    "scores": ("score_tuned", "scores/tuned.parquet"),
+    "manifest": ("manifest", "manifest.json"),
+    "summary": ("train", "train/summary.json"),
+    "speed": ("train", "train/speed.jsonl"),
+    "report": ("report", "report.html"),
+}
+
+
+def searches(name):
+    """Whether a run is a search whose best configuration is trained in full."""
+    return bool(dag.settings[name]["tune"] and dag.settings[name]["tune"]["final"])
+
+
+def best_runs():
+    """The runs of the best configurations; their searches must have ended."""
+    found = []
+    for name in filter(searches, dag.names):
+        checkpoints.choose.get(run=name)
+        found.append(best_name(name))
+    return found
+
+
 def leaderboard_entries(wildcards):
-    """The metrics of the runs of this configuration, and of every other run that stands in results/."""
-    own = [f"results/{name}/metrics.json" for name in dag.names if dag.owns(name, "metrics")]
-    return own + sorted(set(map(str, Path("results").glob("*/metrics.json"))) - set(own))
+    """All files that the leaderboard reads."""
+    return [path for files in leaderboard_runs(wildcards) for use, path in files.items() if use != "report"]

@@ -15,6 +15,7 @@ localrules:
     card,
     leaderboard,
     publish,
+    spread,
 
 
 rule data_report:
@@ -97,6 +98,7 @@ rule report:
         preflight=of("preflight", "train/preflight.json"),
         errors=of("errors", "errors.json"),
         judgement=of("judgement", "judgement.json"),
+        spread=spread_file,
         tokens=of("tokens", *(f"tokens/{split}.json" for split in SPLITS)),
         manifest=of("manifest", "manifest.json"),
         template=str(ROOT / "workflow/report/report.html.j2"),
@@ -116,6 +118,22 @@ rule report:
         judge_page=page_of("judge", "judge/page.html"),
     script:
         "../scripts/report.py"
+
+
+rule spread:
+    """Gather what several seeds and folds say."""
+    input:
+        seeds=children("seeds"),
+        folds=children("folds"),
+        code=code("spread.py"),
+    output:
+        spread="results/{run}/spread.json",
+    log:
+        "logs/{run}/spread.log",
+    params:
+        settings=settings("spread"),
+    script:
+        "../scripts/spread.py"
 
 
 rule card:
@@ -162,9 +180,9 @@ rule publish:
 rule leaderboard:
     """List all runs and variants, those of this configuration and those that stand in results/ already."""
     input:
-        metrics=leaderboard_entries,
+        files=leaderboard_entries,
         template=str(ROOT / "workflow/report/leaderboard.html.j2"),
-        code=code("leaderboard.py", *SORTED_PARTS),
+        code=code("leaderboard.py", *SORTED_PARTS, *METRIC_FILES),
     output:
         table=report(
             "results/leaderboard.csv",
@@ -180,5 +198,8 @@ rule leaderboard:
         ),
     log:
         "logs/leaderboard.log",
+    params:
+        runs=leaderboard_runs,
+        settings=settings_of(dag.settings[dag.names[0]], "leaderboard"),
     script:
         "../scripts/leaderboard.py"

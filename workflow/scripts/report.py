@@ -1,7 +1,8 @@
 """The report of a run: one page that a person can read, send, print, and check against the files beside it.
 
 In:  metrics.json, errors.json, judgement.json, ledger.parquet, ingest/quarantine.parquet,
-     train/{history.jsonl,summary.json,curves.svg,preflight.json}, tokens/<split>.json, manifest.json, the templates
+     train/{history.jsonl,summary.json,curves.svg,preflight.json}, tokens/<split>.json, manifest.json, the templates;
+     spread.json where the run has seeds or folds
 Out: report.html, self-contained: no font, no picture, no script from elsewhere; its one script sorts tables
 
 The order is that of a reader's questions: did it work, by how much and how surely; how did the training go; which
@@ -12,7 +13,7 @@ which settings can I have this again.
 import itertools
 import json
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import yaml
 from markupsafe import Markup
 
 from snaketune.job import run
-from snaketune.pages import calibration, errors
+from snaketune.pages import calibration, errors, spread
 from snaketune.pages.funnel import funnel, ledger_counts, quarantined
 from snaketune.pages.history import read_history, verdict
 from snaketune.pages.lineage import lineage
@@ -39,7 +40,8 @@ def report(
     data_page: str = "data.html",
     judge_page: str = "judge/page.html",
 ) -> str:
-    """Write the page. `files` names the inputs; `tokens` is a list, told apart by file name.
+    """Write the page. `files` names the inputs; `tokens` is a list, told apart by file name; `spread` may be
+    missing or None, and nothing is said of seeds and folds then.
 
     `settings` is the complete configuration of the run; `data_page` and `judge_page` are the ways from this page to
     the data report and to the page for judges. Raises StageError where `checks` names a metric that there is not.
@@ -49,6 +51,7 @@ def report(
     counts = ledger_counts(files["ledger"])
     stages = funnel(counts)
     checks = judged(result, settings["checks"])
+    several = _json(files["spread"]) if files.get("spread") else None
     html = render(
         files["template"],
         title=settings["report"]["title"] or result["run"],
@@ -62,7 +65,11 @@ def report(
         metrics={name: metrics[name] | {"outcome": outcome(metrics[name])} for name in ordered(metrics)},
         signatures=result.get("signatures") or {},
         groups=groups(metrics),
-        cautions=cautions(metrics, found["failures"], settings["generate"]["few_shot"]),
+        cautions=[
+            *cautions(metrics, found["failures"], settings["generate"]["few_shot"]),
+            *spread.cautions(several, metrics),
+        ],
+        spread=spread.parts(several),
         tracks=tracks(metrics),
         curves=Markup(Path(files["curves"]).read_text(encoding="utf-8")),
         verdict=verdict(history),
@@ -115,6 +122,11 @@ def _runs(example: dict[str, Any]) -> list[tuple[bool, str]]:
     return [(trained, "".join(token for _, token in run)) for trained, run in runs]
 
 
+def _only(found: str | Sequence[str] | None) -> str | None:
+    """The path among an input that Snakemake gives as a path, as a list with one, as an empty list, or not at all."""
+    return next(iter([found] if isinstance(found, str) else found or []), None)
+
+
 def _json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
@@ -136,7 +148,8 @@ INPUTS = (
 if __name__ == "__main__":
     run(
         lambda job: report(
-            {name: job.input[name] for name in (*INPUTS, "manifest", "template")},
+            {name: job.input[name] for name in (*INPUTS, "manifest", "template")}
+            | {"spread": _only(job.input.get("spread"))},
             job.output.page,
             job.params.settings,
             job.params.data_page,

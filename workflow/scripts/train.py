@@ -16,6 +16,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from typing import Any
 import snaketune
 from snaketune.job import StageError, run, say
 from snaketune.store import claim, fingerprint
-from snaketune.work import FAILURE, KINDS, Work
+from snaketune.work import FAILURE, KINDS, STOPPED, StoppedError, Work
 
+NOT_DECIDING = ("trackers", "checkpoint_minutes")  # settings that decide no result
 WITHOUT_EFFECT = ("job.py", "durable.py", "store.py", "trackers.py", "watch.py")  # code that decides no result
 GRACE = 120  # seconds that processes have to write a checkpoint when one of them, or this job, is told to stop
 
@@ -34,12 +37,7 @@ def train(work: Work, outputs: dict[str, str]) -> str:
 
     outputs: the files `config` (in the model's folder), `history`, `speed`, `samples` and `summary`.
     """
-    store = Path(work.folder)
-    with claim(store, work.run):
-        done = store / "done"
-        again = done.exists()
-        if not again:
-            _start(work)
+    with trained(work) as (done, again):
         model = Path(outputs["config"]).parent
         shutil.copytree(done / "model", model, dirs_exist_ok=True)
         for kind in KINDS:
@@ -49,6 +47,31 @@ def train(work: Work, outputs: dict[str, str]) -> str:
     perplexity = math.exp(min(facts["best_eval_loss"], 700))
     sentence = f"validation perplexity {perplexity:,.2f} at step {facts['best_step']:,} of {facts['steps']:,}"
     return f"{sentence} (from the store: trained before)" if again else sentence
+
+
+@contextmanager
+def trained(work: Work) -> Iterator[tuple[Path, bool]]:
+    """The files of a training, made now unless the store has them, and whether it had. Inside, no job removes them."""
+    store = Path(work.folder)
+    with claim(store, work.run):
+        done = store / "done"
+        again = done.exists()
+        if not again:
+            _start(work)
+        yield done, again
+
+
+def folder_of(
+    store: str, settings: dict[str, Any], hashes: dict[str, str], how: dict[str, Any], files: Iterable[str]
+) -> Path:
+    """Where a training stands in the store: a name for everything that decides its result.
+
+    hashes: of the tokens of both splits; how: what the preflight chose; files: base, plan and code.
+    """
+    deciding = {key: value for key, value in settings.items() if key not in NOT_DECIDING}
+    parts = {"settings": deciding, "tokens": hashes, "how": how}
+    deciding_files = [path for path in files if Path(path).name not in WITHOUT_EFFECT]
+    return Path(store) / fingerprint(parts, deciding_files)
 
 
 def _start(work: Work) -> None:
@@ -83,7 +106,8 @@ def _start(work: Work) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
     if (folder / FAILURE).exists():
-        raise StageError((folder / FAILURE).read_text(encoding="utf-8"))
+        sentence = (folder / FAILURE).read_text(encoding="utf-8")
+        raise StoppedError(sentence) if sentence.startswith(STOPPED) else StageError(sentence)
     if code:
         raise StageError(
             f"a process of the training ended with code {code}; the log has its words. The same command goes on from "
@@ -97,10 +121,8 @@ def _from_job(job: Any) -> str:
     read = {name: json.loads(Path(job.input[name]).read_text(encoding="utf-8")) for name in names}
     hashes = {name: read[name]["sha256"] for name in names[:2]}
     how = read["preflight"]["how"]
-    deciding = {key: value for key, value in settings.items() if key not in ("trackers", "checkpoint_minutes")}
-    scripts = [path for path in job.input.code if path.endswith(".py") and Path(path).name not in WITHOUT_EFFECT]
-    parts = {"settings": deciding, "tokens": hashes, "how": how}
-    folder = Path(job.params.store) / fingerprint(parts, [*job.input.base, job.input.plan, *scripts])
+    files = [*job.input.base, job.input.plan, *(path for path in job.input.code if path.endswith(".py"))]
+    folder = folder_of(job.params.store, settings, hashes, how, files)
     work = Work(
         run=job.wildcards.run,
         tokens={split: str(Path(state).parent) for split, state in zip(hashes, job.input.states, strict=True)},

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from snaketune.schema import Config, section_of
+from snaketune.tune import space
 
 
 class ConfigError(Exception):
@@ -37,9 +38,68 @@ def load(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
         own = [fault for fault in faults if (fault["loc"], fault["type"]) not in known]
         sentences += [_sentence(fault, f"variants.{name}.") for fault in own]
         settings[name] = variant | {"run": name}
+    if not sentences:
+        sentences = [_sentence(fault, f"{name}: ") for name, fault in _with_children(settings)]
     if sentences:
         raise ConfigError("\n".join(f"- {sentence}" for sentence in sentences))
     return settings
+
+
+def _with_children(settings: dict[str, dict[str, Any]]) -> list[tuple[str, Any]]:
+    """Put the runs of each seed and fold after the others; what is wrong with them, by name."""
+    wrong = []
+    for parent, given in list(settings.items()):
+        overrides = {seed_name(parent, seed): {"train": {"seed": seed}} for seed in given["seeds"]}
+        for fold in range(given["folds"]):
+            split = {"method": "k-fold", "folds": given["folds"], "fold": fold}
+            overrides[fold_name(parent, fold)] = {"split": split}
+        for name, override in overrides.items():
+            if name in settings:
+                raise ConfigError(f"- the variant `{name}` has the name of a run of `seeds` or `folds`: rename it.")
+            settings[name], faults = child(given, name, override)
+            wrong += [(name, fault) for fault in faults]
+        wrong += [(best_name(parent), fault) for fault in _misfits(given)]
+    return wrong
+
+
+def _misfits(settings: dict[str, Any]) -> list[Any]:
+    """What is wrong with the space of a search: each value of a list and both ends of a range are tried."""
+    if settings["tune"] is None:
+        return []
+    ends = {key: part["values"] or [part["low"], part["high"]] for key, part in settings["tune"]["space"].items()}
+    first = {key: values[0] for key, values in ends.items()}
+    tried = [first, *(first | {key: value} for key, values in ends.items() for value in values[1:])]
+    faults = [child(settings, best_name(settings["run"]), space.override(values))[1] for values in tried]
+    return next(filter(None, faults), [])
+
+
+def child(parent: dict[str, Any], name: str, override: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """The complete settings of a run that differs from its parent by `override`, and faults as pydantic has them.
+
+    It has no children, and is no search.
+    """
+    alone = {"run": name, "seeds": [], "folds": 0, "tune": None, "variants": {}}
+    return _checked(_merged(copy.deepcopy(parent), override) | alone)
+
+
+def seed_name(run: str, seed: int) -> str:
+    """The run that trains with another seed."""
+    return f"{run}-seed-{seed}"
+
+
+def fold_name(run: str, fold: int) -> str:
+    """The run that is tested on another fold."""
+    return f"{run}-fold-{fold}"
+
+
+def trial_name(run: str, number: int) -> str:
+    """The run that tries a configuration."""
+    return f"{run}-trial-{number:03d}"
+
+
+def best_name(run: str) -> str:
+    """The run of the best configuration."""
+    return f"{run}-best"
 
 
 def _checked(raw: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:

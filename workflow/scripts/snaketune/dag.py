@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from snaketune.config import ConfigError
+from snaketune.runs import Runs
 from snaketune.shards import RawFile, shards
 
 Settings = dict[str, Any]
@@ -61,9 +62,11 @@ READS: dict[str, tuple[str, ...]] = {
     "judge": ("generate_base", "generate_tuned"),
     "judgement": ("judge",),
     "manifest": ("train",),
-    "report": ("metrics", "errors", "judgement", "ledger", "curves", "preflight", "manifest"),
+    "report": ("metrics", "errors", "judgement", "spread", "ledger", "curves", "preflight", "manifest"),
     "gate": ("report",),
     "card": ("metrics",),
+    "spread": ("metrics",),
+    "trial": ("tokens", "base"),
 }
 
 # What each stage leaves in results/<run>/; all of it is asked for, so that a missing middle file is always made.
@@ -105,6 +108,8 @@ STAGE_FILES: dict[str, tuple[str, ...]] = {
     "report": ("report.html",),
     "gate": ("checks.json",),
     "card": ("model/README.md",),
+    "spread": ("spread.json",),
+    "trial": ("trial.json",),
 }
 
 
@@ -113,7 +118,9 @@ def settings_of(settings: Settings, stage: str) -> Settings:
     model, seed = settings["model"], {"seed": settings["seed"]}
     remote = {"trust_remote_code": model["trust_remote_code"]}
     run, score = _pick(settings, "run"), _pick(settings, "score", "compare")
-    told = {key: value for key, value in settings.items() if key != "store"}
+    told = {key: value for key, value in settings.items() if key not in ("store", "variants")}
+    told["model"] = model | {"base": base_name(model)}
+    learning = {"seed": seed["seed"] if settings["train"]["seed"] is None else settings["train"]["seed"]}
     examples = {"few_shot": 0} if stage == "generate_tuned" else {}  # they are for the base alone
     near = _pick(settings["leaks"], "similarity") | _pick(settings["dedup"], "shingle_words")
     parts: dict[str, Settings] = {
@@ -128,9 +135,9 @@ def settings_of(settings: Settings, stage: str) -> Settings:
         "annotate": settings["annotate"] | seed,
         "base": model["from_scratch"] | seed if model["from_scratch"] else _pick(model, "base", "revision") | remote,
         "tokens": settings["tokenize"] | remote,
-        "plan": _pick(settings["train"], *PLANNED) | seed,
-        "preflight": _pick(settings["train"], *CHECKED) | seed | remote,
-        "train": settings["train"] | seed | remote | _pick(model, "save_dtype") | {"base_name": model["base"]},
+        "plan": _pick(settings["train"], *PLANNED) | learning,
+        "preflight": _pick(settings["train"], *CHECKED) | learning | remote,
+        "train": settings["train"] | learning | remote | _pick(model, "save_dtype") | {"base_name": base_name(model)},
         "likelihood": settings["likelihood"] | remote | _pick(settings["tokenize"], "special_tokens"),
         "generate": settings["generate"] | examples | _pick(settings["tokenize"], "separator") | seed | remote,
         "score": settings["score"],
@@ -145,8 +152,23 @@ def settings_of(settings: Settings, stage: str) -> Settings:
         "report": told,
         "card": told,
         "manifest": told,
+        "spread": _pick(settings, "seeds", "folds") | run,
+        "leaderboard": settings["compare"] | seed,
     }
+    if stage == "trial":
+        return {name: settings_of(settings, name) for name in ("plan", "preflight", "train")}
+    if stage == "choose":
+        return {"config": settings | {"variants": {}}, "tune": settings["tune"]}
+    if stage == "tune_report":
+        return _pick(settings, "tune") | seed | run
+    if stage == "propose":
+        return _pick(settings["tune"], "method", "space", "generation", "pruning") | seed
     return parts.get(stage.partition("_")[0], {})
+
+
+def base_name(model: Settings) -> str | None:
+    """The base model in a word."""
+    return f"run {model['base']['run']}" if isinstance(model["base"], dict) else model["base"]
 
 
 def _pick(section: Settings, *keys: str) -> Settings:
@@ -166,30 +188,37 @@ def happens(settings: Settings, stage: str) -> bool:
         "base": settings["model"]["from_scratch"] is not None,
         "decontaminate": bool(settings["decontaminate"]["files"]),
         "augment": bool(settings["augment"]),
+        "spread": bool(settings["seeds"] or settings["folds"]),
         "probe": any(file != "off" for file in settings["probes"].values()),
     }
     return optional.get(stage.partition("_")[0], True)
 
 
 class Dag:
-    """The runs of one configuration: the run itself, first, and its variants."""
+    """The runs of one configuration: the run itself, first, its variants, their seeds and folds, and their searches."""
 
-    def __init__(self, settings: dict[str, Settings], root: Path) -> None:
-        self.settings = settings
+    def __init__(self, settings: dict[str, Settings], root: Path, results: Path = Path("results")) -> None:
+        self.settings = Runs(settings, results)
         self.names = list(settings)
         self.root = root
+        self._parents = self.settings.parents
         self._owners: dict[tuple[str, str], str] = {}
         self._raw: dict[str, dict[str, list[RawFile]]] = {}
 
     def owner(self, name: str, stage: str) -> str:
-        """Whose files a run uses at a stage: the main run's, up to the first stage that the variant changes."""
-        main = self.names[0]
+        """Whose files a run uses at a stage: those of the run that it varies, up to the first stage that it changes.
+
+        A variant varies the main run; a seed, a fold, a trial and the best of a search vary the run that they are of.
+        """
+        parent = self._parents.get(name)
+        if parent is None:
+            return name
         if (name, stage) not in self._owners:
-            mine, theirs = self.settings[name], self.settings[main]
+            mine, theirs = self.settings[name], self.settings[parent]
             changed = _comparable(mine, stage) != _comparable(theirs, stage) or any(
-                self.owner(name, earlier) != main for earlier in reads(mine, stage)
+                self.owner(name, earlier) != self.owner(parent, earlier) for earlier in reads(mine, stage)
             )
-            self._owners[name, stage] = name if changed else main
+            self._owners[name, stage] = name if changed else self.owner(parent, stage)
         return self._owners[name, stage]
 
     def owns(self, name: str, stage: str) -> bool:
@@ -204,12 +233,12 @@ class Dag:
             self._raw[owner] = {f"{number:05d}": files for number, files in enumerate(dealt)}
         return self._raw[owner]
 
-    def outputs(self) -> list[str]:
-        """The files of every stage of every run, once each."""
+    def outputs(self, names: list[str] | None = None) -> list[str]:
+        """The files of every stage of these runs, once each; of all that are known from the start."""
         wanted = ["results/leaderboard.csv", "results/leaderboard.html"]
-        for name in self.names:
+        for name in self.names if names is None else names:
             for stage, paths in STAGE_FILES.items():
-                if happens(self.settings[name], stage) and self.owns(name, stage):
+                if stage != "trial" and happens(self.settings[name], stage) and self.owns(name, stage):
                     wanted += [
                         f"results/{name}/{path}".format(shard=shard, part=part)
                         for path in paths
@@ -231,6 +260,8 @@ class Dag:
     def base(self, name: str) -> tuple[str, list[str]]:
         """The folder of a run's base model, and the files that stand for its content."""
         model = self.settings[name]["model"]
+        if isinstance(model["base"], dict):
+            return self._base_of_run(name)
         if model["from_scratch"]:
             folder = f"results/{self.owner(name, 'base')}/base"
             names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -245,6 +276,30 @@ class Dag:
             )
         folder = f"resources/hub/{model['base'].replace('/', '--')}/{model['revision']}"
         return folder, [f"{folder}/manifest.json"]
+
+    def _base_of_run(self, name: str) -> tuple[str, list[str]]:
+        """The model that another run makes. Raises ConfigError where there is no such run, or a circle of them."""
+        seen, other = [name], self.settings[name]["model"]["base"]["run"]
+        while other not in seen:
+            if other not in self.names:
+                raise ConfigError(
+                    f"- `model.base.run` of `{seen[-1]}` is `{other}`, which is no run of this configuration. There "
+                    f"are {', '.join(self.names)}."
+                )
+            seen.append(other)
+            base = self.settings[other]["model"]["base"]
+            if not isinstance(base, dict):
+                break
+            other = base["run"]
+        else:
+            raise ConfigError(f"- `model.base`: {' needs '.join([*seen, other])}. One of them must begin elsewhere.")
+        if self.settings[name]["model"]["revision"]:
+            raise ConfigError(
+                f"- `model.revision` of `{name}` is set, but its base is a run, which has none: remove it."
+            )
+        folder = f"results/{self.owner(seen[1], 'train')}/model"
+        names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        return folder, [f"{folder}/{file}" for file in names]
 
 
 def _comparable(settings: Settings, stage: str) -> Settings:

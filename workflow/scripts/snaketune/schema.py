@@ -16,6 +16,7 @@ from snaketune.schema_data import Annotate, Augmentation, Decontaminate, Dedup, 
 from snaketune.schema_eval import Check, Compare, Errors, Generate, Judge, Likelihood, Probes, Publish, Report, Score
 from snaketune.schema_source import Source
 from snaketune.schema_train import Train
+from snaketune.schema_tune import Tune
 from snaketune.sections import Section
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
@@ -41,11 +42,19 @@ class FromScratch(Section):
         return self
 
 
+class OfRun(Section):
+    """The model that another run of this configuration makes: training in a chain."""
+
+    run: str = Field(..., pattern=NAME, description="The run or variant.")
+
+
 class Model(Section):
     """The model that is tuned."""
 
-    base: str | None = Field(
-        None, description="A folder, or a model of the Hugging Face Hub.", examples=["openai-community/gpt2"]
+    base: str | OfRun | None = Field(
+        None,
+        description="A folder, a model of the Hugging Face Hub, or `{run: name}`: what another run here has made.",
+        examples=["openai-community/gpt2"],
     )
     revision: str | None = Field(None, description="The commit of the Hub model; required for a model of the Hub.")
     from_scratch: FromScratch | None = Field(None, description="Train a new small model instead of tuning a base.")
@@ -102,6 +111,18 @@ class Config(Section):
     report: Report = Field(default_factory=Report, description=Report.__doc__)
     publish: Publish = Field(default_factory=Publish, description=Publish.__doc__)
     store: Store = Field(default_factory=Store, description=Store.__doc__)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
+        [],
+        description="Train once more with each of these seeds, as runs <run>-seed-<s>; the report has their spread.",
+        examples=[[1, 2, 3]],
+    )
+    folds: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Cross-validation: as many runs <run>-fold-<i>, each with another fold as its test split; 0: none.",
+    )
+    tune: Tune | None = Field(None, description=Tune.__doc__)
     variants: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]] = Field(
         {},
         description="Named partial overrides of this configuration; each reuses what it does not change.",
@@ -112,6 +133,10 @@ class Config(Section):
     def one_name_each(self) -> Config:
         if self.run in self.variants:
             raise ValueError(f"the variant `{self.run}` has the name of the run: rename one")
+        if self.folds in (1, 2):
+            raise ValueError(f"`folds` is {self.folds}: 3 are needed, to train, to validate and to test; 0 is none")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"`seeds` names one twice: {self.seeds}")
         for name, override in self.variants.items():
             if fixed := {"run", "variants"} & set(override):
                 raise ValueError(f"the variant `{name}` cannot set `{min(fixed)}`")

@@ -84,6 +84,9 @@ class Train(Section):
         "head", description="Of `method: features`: what learns on top of the base as it is."
     )
     lora: Lora = Field(default_factory=Lora, description=Lora.__doc__)
+    seed: int | None = Field(
+        None, ge=0, lt=2**31, description="Of the order of rows, dropout and new weights; null: the run's `seed`."
+    )
     epochs: float = Field(3, gt=0, description="Passes over the train split.")
     max_steps: int | None = Field(None, ge=1, description="So many steps, whatever `epochs` says.")
     optimizer: Literal[OPTIMIZERS] = Field(  # type: ignore[valid-type]

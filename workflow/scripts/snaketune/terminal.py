@@ -6,6 +6,10 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from snaketune.dag import Dag
 
 # Snakemake's account of its own scheduling. It stays in .snakemake/log/, and is shown by -n and --verbose.
 CHATTER = (
@@ -34,6 +38,20 @@ def quieten(logger: logging.Logger, local: Callable[[], bool]) -> None:
         asked = any(getattr(each, "dryrun", False) or getattr(each, "verbose", False) for each in handler.filters)
         if handler.name == "DefaultStreamHandler" and not asked:
             handler.addFilter(lambda record: worth_showing(record, local()))
+
+
+def look_ahead(logger: logging.Logger, dag: Dag, cores: Callable[[], int]) -> None:
+    """In a dry run, say what would run and why in a table by run and stage, in place of a paragraph for each job.
+
+    `-p` and `--verbose` keep Snakemake's paragraphs, before the table; `--quiet rules` leaves both out.
+    """
+    for handler in logger.handlers:
+        dry = [each for each in handler.filters if getattr(each, "dryrun", False)]
+        if handler.name == "DefaultStreamHandler" and dry:
+            from snaketune.ahead import Forecast
+
+            blocks = any(each.verbose or each.printshellcmds for each in dry)
+            handler.addFilter(Forecast(logger, dag, cores, blocks))
 
 
 def worth_showing(record: logging.LogRecord, local: bool) -> bool:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from snaketune.job import StageError
+
 KINDS = ("history", "speed", "samples")  # the files of a training's course
 FAILURE = "failure.txt"  # in the store: why the processes ended, in a sentence for the user
+STOPPED = "stopped by a signal"  # how the sentence of such an end begins
+
+
+class StoppedError(StageError):
+    """A training that was told to end, and kept a checkpoint: no fault of what it trained."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from snaketune.job import StageError, say
+from snaketune.job import say
 from snaketune.model import checkpoints
 from snaketune.model.averaging import Average
 from snaketune.model.batches import Batch, Plan, Rows
@@ -31,10 +31,12 @@ from snaketune.model.flops import Flops
 from snaketune.model.optimizers import evaluating
 from snaketune.model.passes import Passes
 from snaketune.model.schedules import Schedule
-from snaketune.model.stopping import EarlyStopping, Guard
+from snaketune.model.stopping import Bounds, EarlyStopping, Guard
 from snaketune.packing import trained_tokens
+from snaketune.work import STOPPED, StoppedError
 
 LEARNT = "learnt.safetensors"  # in the folder of the best model
+KEPT = ("schedule", "average", "stopping", "bounds", "guard")  # what a loop has that remembers
 GO_ON, KEEP, STOP = range(3)  # what a process asks of all at the end of a step
 NOTED = 10  # steps on a GPU whose losses are fetched at once, so that it need not wait
 
@@ -69,6 +71,7 @@ class Loop:
         self.schedule = Schedule(engine.optimizer, self.settings, self.steps)
         self.average = Average(engine.parameters, self.settings["average"], self.steps)
         self.stopping = EarlyStopping(self.settings["early_stopping"], self.settings["early_stopping_delta"])
+        self.bounds = Bounds(self.settings.get("bounds", []))  # of a search alone
         self.guard = Guard(self.steps, str(self.checkpoints))
         self.company: Company | None = None
         self._pending: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor, int]] = []
@@ -78,7 +81,7 @@ class Loop:
         self.seconds = 0.0  # of earlier sessions of this training
 
     def run(self) -> None:
-        """Train to the last step, or until the validation loss has stopped falling."""
+        """Train to the last step, or until the validation loss no longer falls or has exceeded its bound."""
         found = checkpoints.last(self.checkpoints) if self.world.first else None  # the first one clears up
         self.world.wait()
         found = found or checkpoints.last(self.checkpoints)
@@ -87,7 +90,7 @@ class Loop:
         self.company = self.course.company(self.step, self.seconds, found.facts["files"] if found else {})
         if not found:
             self._evaluate()
-        while self.step < self.steps and not self.stopping.stop:
+        while self.step < self.steps and not self.stopping.stop and not self.bounds.exceeded:
             self._take_step()
             if self.step in self.evaluations:
                 self._evaluate()
@@ -95,8 +98,8 @@ class Loop:
             elif asked := self.world.highest(self._asks()):
                 self._keep()
                 if asked == STOP:
-                    raise StageError(
-                        f"stopped by a signal after step {self.step:,} of {self.steps:,}. The checkpoint is kept: the "
+                    raise StoppedError(
+                        f"{STOPPED} after step {self.step:,} of {self.steps:,}. The checkpoint is kept: the "
                         "same command goes on from it"
                     )
         if self._pool:
@@ -159,6 +162,7 @@ class Loop:
                     company.ask(self.engine.learner.model, self.step)
             if self.step:  # the base itself is measured, but it is no candidate
                 self.schedule.evaluated(line["eval_loss"])
+                self.bounds.evaluated(line["eval_loss"])
                 if self.stopping.evaluated(self.step, line["eval_loss"]):
                     self._keep_best(line)
         if company:
@@ -182,7 +186,7 @@ class Loop:
         self._note()
         self.kept_at = time.monotonic()
         tensors, state = self.engine.learnt(), self.engine.state()
-        state |= {name: getattr(self, name).state_dict() for name in ("schedule", "average", "stopping", "guard")}
+        state |= {name: getattr(self, name).state_dict() for name in KEPT}
         state |= {"step": self.step, "planned_steps": self.steps, "best_step": self.stopping.best_step}
         if self.company:
             state |= {"files": self.company.sizes(), "seconds": self.seconds + time.monotonic() - self.started}
@@ -192,7 +196,7 @@ class Loop:
     def _resume(self, found: checkpoints.Checkpoint) -> None:
         state = found.state(self.world.device)
         self.engine.load(found.tensors(), state)
-        for name in ("schedule", "average", "stopping", "guard"):
+        for name in KEPT:
             getattr(self, name).load_state_dict(state[name])
         self.step, self.seconds = state["step"], state["seconds"]
         if self.world.first:

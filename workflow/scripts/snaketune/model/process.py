@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,8 @@ from snaketune.model.parallel import World, world_of
 from snaketune.model.passes import How
 from snaketune.store import claim
 from snaketune.work import FAILURE, KINDS, Work
+
+TOGETHER = 1.0  # seconds
 
 
 def train_process(work: Work) -> None:
@@ -107,12 +111,17 @@ def _full(loop: Loop, how: How) -> str:
 def asked_to_stop() -> Iterator[Any]:
     """SIGTERM (a scheduler's warning), Ctrl-C and a closed terminal let the step end and a checkpoint be written.
 
-    The second time, the process ends at once.
+    The second time, the process ends at once. What comes together counts once: a scheduler tells every process of a
+    job, and the one that started this one passes it on.
     """
     asked = [GO_ON]
+    first = -math.inf
 
     def hear(number: int, frame: FrameType | None) -> None:
-        if asked[0] == STOP:
+        nonlocal first
+        if asked[0] == GO_ON:
+            first = time.monotonic()
+        elif time.monotonic() - first > TOGETHER:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         asked[0] = STOP
@@ -172,7 +181,7 @@ def _summary(work: Work, loop: Loop, learner: Learner, best: dict[str, Any]) -> 
         "best_step": best["step"],
         "best_eval_loss": best["eval_loss"],
         "best_eval_accuracy": best["eval_accuracy"],
-        "stopped": "finished" if loop.step >= loop.steps else "early",
+        "stopped": _ended(loop),
         "precision": loop.engine.how.precision,
         "attention": loop.engine.how.attention,
         "compiled": loop.engine.how.compile,
@@ -186,6 +195,13 @@ def _summary(work: Work, loop: Loop, learner: Learner, best: dict[str, Any]) -> 
         "packing_efficiency": plan["packing_efficiency"],
         "fingerprint": Path(work.folder).name,
     }
+
+
+def _ended(loop: Loop) -> str:
+    """Why there are no more steps. What has stopped getting better by itself was not given up."""
+    if loop.step >= loop.steps:
+        return "finished"
+    return "early" if loop.stopping.stop else "pruned"
 
 
 def main(order: str) -> None:

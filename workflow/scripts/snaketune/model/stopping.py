@@ -1,12 +1,13 @@
-"""When a training ends before its last step: because it no longer gets better, or because it has gone wrong.
+"""When a training ends before its last step: it no longer gets better, others did better, or it has gone wrong.
 
-Both remember in numbers and lists alone, so that a resumed training decides as an uninterrupted one.
+All remember in numbers and lists alone, so that a resumed training decides as an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -64,6 +65,32 @@ class EarlyStopping:
         """Go on from a state."""
         self.best_step, self.best_loss = state["best_step"], state["best_loss"]
         self._mark, self._waited = state["mark"], state["waited"]
+
+
+class Bounds:
+    """Gives up a training of a search whose validation loss is above what others had come to at the same evaluation.
+
+    bounds: the largest loss (nats) at the first evaluation after the base's own, at the second, ...; None: any.
+    """
+
+    def __init__(self, bounds: Sequence[float | None]) -> None:
+        self.bounds = bounds
+        self.exceeded = False
+        self._seen = 0
+
+    def evaluated(self, loss: float) -> None:
+        """Take in the validation loss (nats) of the next evaluation."""
+        bound = self.bounds[self._seen] if self._seen < len(self.bounds) else None
+        self._seen += 1
+        self.exceeded = self.exceeded or (bound is not None and loss > bound)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it remembers, fit for JSON."""
+        return {"seen": self._seen, "exceeded": self.exceeded}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._seen, self.exceeded = state["seen"], state["exceeded"]
 
 
 class Guard:

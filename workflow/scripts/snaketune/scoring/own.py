@@ -32,9 +32,10 @@ import numpy as np
 from snaketune.job import StageError
 from snaketune.scoring.likelihood import Likelihood
 from snaketune.scoring.measures import MODULES, Answers, Measure
+from snaketune.scoring.student import quantile as _quantile
+from snaketune.scoring.student import student
 
 GROUPS = 20
-LEVEL = 0.95
 SEED = 0  # of a metric that draws
 
 
@@ -220,30 +221,6 @@ def _deviation(groups: np.ndarray) -> float:
 def _interval(value: float, spread: float, freedom: int) -> list[float]:
     reach = spread * _quantile(freedom) if freedom > 0 else 0.0
     return [value - reach, value + reach]
-
-
-@functools.cache
-def _quantile(freedom: int) -> float:
-    """The t that LEVEL of Student's distribution stays within, on both sides of 0: by halving, to 12 digits."""
-    low, high = 0.0, 64.0
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if student(middle, freedom) < LEVEL else (low, middle)
-    return high
-
-
-def student(t: float, freedom: int) -> float:
-    """P(|T| <= t) for Student's T of a whole number of degrees of freedom (Abramowitz and Stegun 26.7.3, 26.7.4)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    square = math.cos(angle) ** 2
-    odd = freedom % 2
-    term = total = 0.0 if freedom == 1 else math.cos(angle) ** odd
-    for step in range(2 + odd, freedom - 1, 2):
-        term *= square * (step - 1) / step
-        total += term
-    if odd:
-        return 2 / math.pi * (angle + math.sin(angle) * total)
-    return math.sin(angle) * total
 
 
 def _short(what: Any) -> str:
