@@ -25,7 +25,8 @@ def _listed(value: Any) -> Any:
 
 
 class Tune(Section):
-    """A search for the best configuration by the validation loss; the test split is not touched."""
+    """A search for the best configuration by the validation loss; the test split is not touched. The run itself is
+    trained as it stands, to be compared with."""
 
     method: Literal["grid", "random", "qmc", "tpe"] = Field(
         "tpe", description="All combinations, at random, quasi-random (even), or Bayesian (Optuna's TPE)."
