@@ -28,7 +28,7 @@ include: "workflow/rules/tune.smk"
 
 wildcard_constraints:
     run="|".join({*dag.names, *dag.settings.parents}),
-    generation=r"\d{2,}",
+    generation=r"\d\d+",
     shard=r"\d{5}",
     part=r"\d{5}",
     split="|".join(SPLITS),
