@@ -176,6 +176,7 @@ def test_settings_that_differ_are_told_by_dotted_keys() -> None:
     }
     assert flat({"a": {"b": {"c": 1}}, "d": {}}) == {"a.b.c": 1, "d": {}}
     assert changes(one, one) == {}
+    assert changes({"minutes": 15, "on": True}, {"minutes": 15.0, "on": 1}) == {"on": (True, 1)}
 
 
 def test_a_variant_differs_from_the_run_that_names_it_by_what_it_overrides(tmp_path: Path) -> None:

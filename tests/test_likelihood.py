@@ -12,103 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import likelihood as stage
 import models
-from likelihood import likelihood
+from likelihood_runs import BINS, by_hand, ids_of, same, scored
 from snaketune.job import StageError
 from snaketune.model import lm
 from snaketune.model.batches import Rows
 from snaketune.model.scoring_windows import Documents, passes, windows_of
 from snaketune.model.token_sums import TokenSums
-from snaketune.scoring.likelihood import Likelihood, calibration
+from snaketune.scoring.likelihood import Likelihood
 from snaketune.tokens.token_rows import FEATURES
-
-BINS = range(10)
-COUNTS = ["n_tokens", "n_tokens_full", "n_bytes", "n_correct", "n_top5", *(f"bin{k}_n" for k in BINS)]
-SUMS = [
-    "nll",
-    "nll_full",
-    "nll_text",
-    "entropy",
-    *(f"bin{k}_{name}" for k in BINS for name in ("confidence", "correct")),
-]
-
-
-def scored(model, tokens, out, special_tokens="text", window=None, stride=None):
-    """The table, row_id -> line, and the sentence."""
-    settings = {"trust_remote_code": False, "special_tokens": special_tokens, "window": window, "stride": stride}
-    sentence = likelihood(tokens, f"{tokens}.parquet", model, str(out), settings, gpus=0, threads=1)
-    return {row["row_id"]: row for row in pq.read_table(out).to_pylist()}, sentence
-
-
-def ids_of(rows, eos=True):
-    """The ids of each row: row_id -> (of the prompt, of the completion, the bytes of the completion)."""
-    tokenizer = models.tokenizer_of()
-    return {
-        f"{number * 7 % 101:03d}": (
-            [] if prompt is None else tokenizer(prompt + "\n")["input_ids"],
-            tokenizer(completion)["input_ids"] + [tokenizer.eos_token_id] * eos,
-            len(completion.encode()),
-        )
-        for number, (prompt, completion) in enumerate(rows)
-    }
-
-
-def by_hand(model, rows, window=models.POSITIONS, stride=None, start=0, end=0):
-    """The independent way: each window of each row alone, and each token for itself. rows: as of `ids_of`."""
-    table = {}
-    for row_id, (head, tail, size) in rows.items():
-        line = dict.fromkeys(COUNTS + SUMS, 0) | {"n_bytes": size, "token_ids": [], "token_nll": []}
-        for context, foretold in [(head[:1], head[1:] + tail)] if head else text_windows(tail, window, stride, start):
-            ids = context + foretold
-            with torch.no_grad():
-                chances = model(torch.tensor([ids[:-1]])).logits[0].double().log_softmax(-1)[-len(foretold) :]
-            prompt = len(head) - 1 if head else 0
-            for place, (token, row) in enumerate(zip(foretold, chances.numpy(), strict=True)):
-                add(line, token, row, place >= prompt)
-        ended = line["token_ids"][-1] == end
-        line["nll_text"] = line["nll"] - ended * line["token_nll"][-1]
-        table[row_id] = line
-    return table
-
-
-def text_windows(ids, window, stride, start):
-    """(the context, the tokens that are foretold) by and by, in plain words."""
-    parts = [([start], ids[:window])]
-    done = window
-    while done < len(ids):
-        until = min(done + (stride or window), len(ids))
-        parts.append((ids[until - window - 1 : done], ids[done:until]))
-        done = until
-    return parts
-
-
-def add(line, token, row, answer):
-    """One token; row: the logarithms of all chances."""
-    line["nll_full"] -= row[token]
-    line["n_tokens_full"] += 1
-    if answer:
-        best = np.argsort(-row, kind="stable")
-        confidence = math.exp(row[best[0]])
-        (k,) = [k for k in BINS if k / 10 < confidence <= (k + 1) / 10]
-        line["nll"] -= row[token]
-        line["n_tokens"] += 1
-        line["n_correct"] += int(best[0] == token)
-        line["n_top5"] += int(token in best[:5])
-        line["entropy"] -= sum(math.exp(value) * value for value in row.tolist())
-        line[f"bin{k}_n"] += 1
-        line[f"bin{k}_confidence"] += confidence
-        line[f"bin{k}_correct"] += best[0] == token
-        line["token_ids"].append(token)
-        line["token_nll"].append(-row[token])
-
-
-def same(table, expected):
-    assert table.keys() == expected.keys()
-    for row_id, line in expected.items():
-        assert {name: table[row_id][name] for name in COUNTS} == {name: line[name] for name in COUNTS}
-        assert table[row_id]["token_ids"] == line["token_ids"]
-        assert table[row_id]["token_nll"] == pytest.approx(line["token_nll"], rel=1e-5, abs=1e-5)
-        for name in SUMS:
-            assert table[row_id][name] == pytest.approx(line[name], rel=3e-6, abs=1e-9), (row_id, name)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neo", "llama", "opt", "gemma2", "bloom"])
@@ -408,66 +319,6 @@ def test_the_table_is_sorted_by_row_and_has_a_line_for_each(tmp_path):
     assert np.isfinite([line["nll"] for line in table.values()]).all()
     scored(base, tokens, tmp_path / "again.parquet")
     assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "out.parquet").read_bytes()
-
-
-SUM = dict.fromkeys(Likelihood.COLUMNS, 0.0) | {
-    "n_tokens": 8.0,
-    "nll": 12.0,
-    "n_tokens_full": 20.0,
-    "nll_full": 50.0,
-    "n_bytes": 40.0,
-    "nll_text": 10.0,
-    "n_correct": 3.0,
-    "n_top5": 6.0,
-    "entropy": 18.0,
-    "bin2_n": 5.0,
-    "bin2_confidence": 1.25,
-    "bin2_correct": 2.0,  # 0.25 sure, 0.4 right
-    "bin9_n": 3.0,
-    "bin9_confidence": 2.85,
-    "bin9_correct": 1.0,  # 0.95 sure, a third right
-}
-
-
-def test_the_scores_are_quotients_of_sums():
-    scores = Likelihood().aggregate({name: np.float64(value) for name, value in SUM.items()}, np.float64(4))
-    assert set(scores) == set(Likelihood.METRICS) == set(Likelihood.HIGHER_IS_BETTER) == set(Likelihood().signature())
-    assert scores["perplexity"] == pytest.approx(math.exp(1.5))
-    assert scores["perplexity_full"] == pytest.approx(math.exp(2.5))
-    assert scores["bits_per_byte"] == pytest.approx(10 / math.log(2) / 40)
-    assert scores["token_accuracy"] == pytest.approx(37.5)
-    assert scores["token_accuracy_top5"] == pytest.approx(75)
-    assert scores["entropy"] == pytest.approx(2.25)
-    assert scores["calibration_error"] == pytest.approx(100 * (5 / 8 * 0.15 + 3 / 8 * (0.95 - 1 / 3)))
-
-
-def test_scores_of_resampled_corpora_have_the_shape_of_their_sums():
-    sums = {name: np.full((3, 2), value) for name, value in SUM.items()}
-    scores = Likelihood().aggregate(sums, np.full((3, 2), 4.0))
-    assert all(values.shape == (3, 2) for values in scores.values())
-    nothing = Likelihood().aggregate({name: np.zeros(2) for name in SUM}, np.zeros(2))
-    assert all(np.isnan(values).all() for values in nothing.values())
-
-
-def test_a_row_has_no_calibration_of_its_own():
-    scores = Likelihood().row_scores({name: np.array([value]) for name, value in SUM.items()})
-    assert set(scores) == set(Likelihood.METRICS) - {"calibration_error"}
-    assert scores["perplexity"] == pytest.approx(math.exp(1.5))
-
-
-def test_the_bars_of_the_reliability_diagram():
-    bars = calibration(SUM)
-    assert [bar["n"] for bar in bars] == [0, 0, 5, 0, 0, 0, 0, 0, 0, 3]
-    assert bars[2] == {"n": 5, "confidence": 0.25, "accuracy": 0.4}
-    assert bars[9] == {"n": 3, "confidence": pytest.approx(0.95), "accuracy": pytest.approx(1 / 3)}
-    assert bars[0] == {"n": 0, "confidence": None, "accuracy": None}
-
-
-def test_a_signature_tells_the_window_and_the_stride():
-    for line in Likelihood().signature().values():
-        assert "|window of a text:model positions|stride:window|dtype:fp32" in line
-    for line in Likelihood({"window": 512, "stride": 64}).signature().values():
-        assert "|window of a text:512|stride:64|dtype:fp32" in line
 
 
 def test_the_table_has_every_column_of_the_measure(tmp_path):

@@ -118,13 +118,13 @@ def test_only_what_learns_has_a_gradient_and_a_state(made, tmp_path, method):
 
 
 def test_a_plan_of_several_processes_is_tried_with_the_share_of_one(made, tmp_path):
-    found = Flight(made, tmp_path, processes=2, batching="padded", batch_size=6)()
+    found = Flight(made, tmp_path, devices=2, batching="padded", batch_size=6)()
     assert (found["how"]["pass_blocks"], found["step"]["sequences"], found["step"]["passes"]) == (3, 3, 1)
 
 
 def test_under_fsdp_the_memory_of_each_process_is_counted_though_no_step_is_tried(made, tmp_path):
     alone = Flight(made, tmp_path / "alone", gradient_accumulation=4)()["memory_mb"]
-    flight = Flight(made, tmp_path / "spread", processes=2, parallel="fsdp")
+    flight = Flight(made, tmp_path / "spread", devices=2, parallel="fsdp")
     found = flight()
     held = found["memory_mb"]
     assert found["step"] is found["run_seconds"] is held["peak"] is None

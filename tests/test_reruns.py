@@ -131,6 +131,7 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "an edit in curves.py": (append(f"{SCRIPTS}/curves.py"), {"curves"} | RECORD),
     "an edit in likelihood.py": (append(f"{SCRIPTS}/likelihood.py"), {"likelihood"} | AFTER_SCORES | RECORD),
     "an edit in generate.py": (append(f"{SCRIPTS}/generate.py"), ANSWERS | AFTER_SCORES | RECORD),
+    "an edit in join.py": (append(f"{SCRIPTS}/join.py"), RECORD),
     "an edit in score.py": (append(f"{SCRIPTS}/score.py"), AFTER_SCORES | RECORD),
     "an edit in compare.py": (append(f"{SCRIPTS}/compare.py"), AFTER_METRICS | RECORD),
     "an edit in probe.py": (append(f"{SCRIPTS}/probe.py"), {"probe"} | AFTER_METRICS | RECORD),
@@ -183,6 +184,10 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "the section generate": (setting("generate", max_new_tokens=4), ANSWERS | AFTER_SCORES | RECORD),
     "the section score": (setting("score", rouge_stemmer=True), AFTER_SCORES | RECORD),
     "the section compare": (setting("compare", resamples=200), {"errors"} | AFTER_METRICS | RECORD),
+    "the shards of the answers": (
+        setting("generate", shards=2),
+        ANSWERS - {"generate"} | {"generate_part", "generate_joined"} | AFTER_SCORES | RECORD,
+    ),
     "examples for the base model alone": (setting("generate", few_shot=1), ANSWERS | AFTER_SCORES | RECORD),
     "the section likelihood": (setting("likelihood", window=32), {"likelihood"} | AFTER_SCORES | RECORD),
     "the section probes": (setting("probes", bias="off"), {"probe"} | AFTER_METRICS | RECORD),

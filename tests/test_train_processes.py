@@ -9,6 +9,7 @@ import torch
 
 import training_runs
 from snaketune.job import StageError
+from train import folder_of
 from training_runs import Run
 
 made = training_runs.made  # a fixture
@@ -41,7 +42,7 @@ def alike(one: Run, other: Run) -> None:
 @pytest.mark.parametrize("passes", [1, 3], ids=["one sequence a pass", "three sequences a pass"])
 def test_two_processes_train_what_one_trains(made, tmp_path, alone, parallel, passes):
     # Five sequences a step: one process has three of them, the other two, and at one a pass an empty one.
-    run = Run(made, tmp_path, how={"pass_blocks": passes}, processes=2, parallel=parallel, **SETTINGS)
+    run = Run(made, tmp_path, how={"pass_blocks": passes}, devices=2, parallel=parallel, **SETTINGS)
     run()
     alike(run, alone)
     assert (run.summary["processes"], run.summary["parallel"]) == (2, parallel)
@@ -54,9 +55,9 @@ def test_two_processes_train_what_one_trains(made, tmp_path, alone, parallel, pa
 )
 def test_two_processes_that_are_told_to_stop_go_on_as_if_nothing_had_been(made, tmp_path, parallel, more):
     settings = SETTINGS | {"optimizer": "adamw_torch_fused", "learning_rate": 0.01, "max_steps": 30} | more
-    plain = Run(made, tmp_path / "plain", "dropout", processes=2, parallel=parallel, **settings)
+    plain = Run(made, tmp_path / "plain", "dropout", devices=2, parallel=parallel, **settings)
     plain()
-    run = Run(made, tmp_path / "stopped", "dropout", processes=2, parallel=parallel, **settings)
+    run = Run(made, tmp_path / "stopped", "dropout", devices=2, parallel=parallel, **settings)
     child = run.apart()
     history = run.store / "history.jsonl"
     while not (history.exists() and len(history.read_text().splitlines()) > 12):
@@ -70,18 +71,53 @@ def test_two_processes_that_are_told_to_stop_go_on_as_if_nothing_had_been(made, 
     assert run.files() == plain.files()
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [({"devices": 2, "parallel": "fsdp"}, {}), ({}, {"devices": 2}), ({"devices": 2}, {"devices": 3})],
+    ids=["fsdp to one", "one to ddp", "two to three"],
+)
+def test_a_training_goes_on_with_another_number_of_processes(made, tmp_path, alone, first, then):
+    run = Run(made, tmp_path, **SETTINGS | first)
+    history = run.store / "history.jsonl"
+    child = run.apart()
+    while not (history.exists() and len(history.read_text().splitlines()) > 3):
+        assert child.poll() is None, child.stdout.read()
+        time.sleep(0.02)
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=120)
+    assert 0 < run.checkpoints[-1] < SETTINGS["max_steps"]
+    before = history.read_bytes()
+    again = Run(made, tmp_path, how={"pass_blocks": 1}, **SETTINGS | then)
+    again()
+    alike(again, alone)
+    assert (tmp_path / "history.jsonl").read_bytes().startswith(before), "steps were computed twice"
+    assert again.summary["processes"] == then.get("devices", 1)
+
+
+def test_the_store_does_not_ask_how_many_compute(tmp_path):
+    def folder(how=None, **settings):
+        given = training_runs.SETTINGS | settings
+        return folder_of(
+            str(tmp_path), given, {"train": "a"}, {"precision": "fp32", "pass_blocks": 4} | (how or {}), []
+        )
+
+    same = [{"devices": 4}, {"nodes": 2}, {"parallel": "fsdp"}, {"gradient_accumulation": 2}, {"trackers": ["wandb"]}]
+    assert {folder(), folder({"pass_blocks": 1}), *(folder(**each) for each in same)} == {folder()}
+    assert len({folder(), folder({"precision": "bf16"}), folder(batch_size=4), folder(learning_rate=1.0)}) == 4
+
+
 def test_gradual_unfreezing_goes_with_ddp(made, tmp_path):
     freeze = {"first": 0, "last": None, "embeddings": False, "patterns": [], "gradual": 0.6}
     settings = SETTINGS | {"method": "freeze", "freeze": freeze}
     alone = Run(made, tmp_path / "one", **settings)
-    run = Run(made, tmp_path / "two", processes=2, **settings)
+    run = Run(made, tmp_path / "two", devices=2, **settings)
     alone()
     run()
     alike(run, alone)
 
 
 def test_a_failure_of_a_process_is_told_in_its_own_words(made, tmp_path):
-    run = Run(made, tmp_path, processes=2, **SETTINGS | {"optimizer_args": {"mass": 3}})
+    run = Run(made, tmp_path, devices=2, **SETTINGS | {"optimizer_args": {"mass": 3}})
     with pytest.raises(StageError, match=r"`train.optimizer_args` has `mass`, which sgd does not take"):
         run()
     assert json.loads((run.store / "work.json").read_text())["run"] == "demo"

@@ -6,6 +6,7 @@ module that it imports, so that an edit reruns exactly the stages that use it an
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -119,6 +120,28 @@ def parts(path):
     return lambda wildcards: [path.format(**wildcards, part=part) for part in dag.parts(wildcards.run)]
 
 
+def runs_of(stage, dealt):
+    """The runs of whose test rows several jobs have a part each in a stage of evaluation, or the others: a pattern."""
+    names = sorted({*dag.names, *dag.settings.parents})
+    chosen = [re.escape(name) for name in names if bool(dag.part_files(name, f"{stage}_base")) == dealt]
+    return "|".join(chosen) or "(?!)"  # which matches nothing
+
+
+def parts_of_side(stage):
+    """The tables of all parts of one side."""
+    return lambda wildcards: dag.part_files(wildcards.run, f"{stage}_{wildcards.side}")
+
+
+def settings_of_part(stage):
+    """What a stage reads, and which part of the test rows it has."""
+
+    def found(wildcards):
+        parts = parts_of_side(stage.partition("_")[0])(wildcards)
+        return settings(stage)(wildcards) | {"part": {"number": int(wildcards.part), "of": len(parts)}}
+
+    return found
+
+
 def base_folder(wildcards):
     """The folder of the base model."""
     return dag.base(wildcards.run)[0]
@@ -144,9 +167,24 @@ def model_files(wildcards):
     return [f"{model_folder(wildcards)}/{name}" for name in names]
 
 
-def processes(wildcards):
-    """How many processes train, and so how many GPUs."""
-    return dag.settings[wildcards.run]["train"]["processes"]
+def devices(wildcards):
+    """How many processes train on each node, and so how many GPUs one needs."""
+    return dag.settings[wildcards.run]["train"]["devices"]
+
+
+def nodes(wildcards):
+    """How many machines train together."""
+    return dag.settings[wildcards.run]["train"]["nodes"]
+
+
+def all_devices(wildcards):
+    """How many processes train, on all nodes."""
+    return devices(wildcards) * nodes(wildcards)
+
+
+def over_nodes(value):
+    """A resource that a training asks for only where it runs over several nodes; `value` may be a function."""
+    return lambda wildcards: (value(wildcards) if callable(value) else value) if nodes(wildcards) > 1 else None
 
 
 def raw_files(wildcards):
@@ -167,9 +205,10 @@ def hub_source(wildcards):
 
 
 def hub_model(wildcards):
-    """The model of the Hub that a fetched folder belongs to."""
-    manifest = f"resources/hub/{wildcards.model}/{wildcards.revision}/manifest.json"
-    return next(settings_of(dag.settings[name], "base") for name in dag.names if dag.base(name)[1] == [manifest])
+    """The model of the Hub that a fetched folder is of: a run's, or one that a search tries."""
+    trusted = any(dag.settings[name]["model"]["trust_remote_code"] for name in dag.names)
+    name = wildcards.model.replace("--", "/", 1)
+    return {"base": name, "revision": wildcards.revision, "trust_remote_code": trusted}
 
 
 def raw_inputs(wildcards):
@@ -244,6 +283,17 @@ def settings_of_generation(wildcards):
     run, number = dag.settings[wildcards.run], int(wildcards.generation)
     made = sum(map(len, generations(run)[: number + 1]))
     return settings_of(run, "propose") | {"trials": made, "number": number}
+
+
+def tokens_of_trial(*paths):
+    """Files of the tokens that a trial shares; none where it tokenizes otherwise, which it does itself."""
+    return lambda wildcards: [] if dag.owns(wildcards.run, "tokens") else of("tokens", *paths)(wildcards)
+
+
+def rows_of_trial(wildcards):
+    """The tables that a trial tokenizes itself."""
+    own = dag.owns(wildcards.run, "tokens")
+    return [train_rows(wildcards), of("split", "split/validation.parquet")(wildcards)] if own else []
 
 
 def generation_of_trial(wildcards):

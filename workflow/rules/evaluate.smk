@@ -4,12 +4,15 @@ Reads   tokens/test, split/test.parquet, the base model, the tuned model, resour
 Writes  likelihood/<side>.parquet, generate/<side>.parquet, probes/<side>.parquet, scores/<side>.parquet, metrics.json,
         errors.json, checks.json
 Why     what needs the model is apart from what counts words: a changed metric costs seconds, and the base model is
-        scored once for all variants that share it
+        scored once for all variants that share it. Where `likelihood.shards` or `generate.shards` is more than 1, as
+        many jobs have a part of the test rows each, and the same table is joined of theirs
 """
 
 
 localrules:
     gate,
+    likelihood_joined,
+    generate_joined,
 
 
 rule likelihood:
@@ -26,6 +29,8 @@ rule likelihood:
         "logs/{run}/likelihood-{side}.log",
     benchmark:
         "logs/{run}/benchmarks/likelihood-{side}.tsv"
+    wildcard_constraints:
+        run=runs_of("likelihood", dealt=False),
     threads: 8
     resources:
         gpu=1,
@@ -35,6 +40,37 @@ rule likelihood:
         model=model_folder,
     script:
         "../scripts/likelihood.py"
+
+
+use rule likelihood as likelihood_part with:
+    output:
+        table="results/{run}/likelihood/parts/{side}-{part}.parquet",
+    log:
+        "logs/{run}/likelihood_part-{side}-{part}.log",
+    benchmark:
+        "logs/{run}/benchmarks/likelihood_part-{side}-{part}.tsv"
+    wildcard_constraints:
+        run=runs_of("likelihood", dealt=True),
+    params:
+        settings=settings_of_part("likelihood"),
+        model=model_folder,
+
+
+rule likelihood_joined:
+    """Make one table of the parts of one side."""
+    input:
+        parts=parts_of_side("likelihood"),
+        code=code("join.py"),
+    output:
+        table="results/{run}/likelihood/{side}.parquet",
+    log:
+        "logs/{run}/likelihood_joined-{side}.log",
+    benchmark:
+        "logs/{run}/benchmarks/likelihood_joined-{side}.tsv"
+    wildcard_constraints:
+        run=runs_of("likelihood", dealt=True),
+    script:
+        "../scripts/join.py"
 
 
 rule generate:
@@ -52,6 +88,8 @@ rule generate:
         "logs/{run}/generate-{side}.log",
     benchmark:
         "logs/{run}/benchmarks/generate-{side}.tsv"
+    wildcard_constraints:
+        run=runs_of("generate", dealt=False),
     threads: 8
     resources:
         gpu=1,
@@ -61,6 +99,37 @@ rule generate:
         model=model_folder,
     script:
         "../scripts/generate.py"
+
+
+use rule generate as generate_part with:
+    output:
+        table="results/{run}/generate/parts/{side}-{part}.parquet",
+    log:
+        "logs/{run}/generate_part-{side}-{part}.log",
+    benchmark:
+        "logs/{run}/benchmarks/generate_part-{side}-{part}.tsv"
+    wildcard_constraints:
+        run=runs_of("generate", dealt=True),
+    params:
+        settings=settings_of_part("generate_{side}"),
+        model=model_folder,
+
+
+rule generate_joined:
+    """Make one table of the parts of one side."""
+    input:
+        parts=parts_of_side("generate"),
+        code=code("join.py"),
+    output:
+        table="results/{run}/generate/{side}.parquet",
+    log:
+        "logs/{run}/generate_joined-{side}.log",
+    benchmark:
+        "logs/{run}/benchmarks/generate_joined-{side}.tsv"
+    wildcard_constraints:
+        run=runs_of("generate", dealt=True),
+    script:
+        "../scripts/join.py"
 
 
 rule probe:
@@ -102,6 +171,8 @@ rule score:
         "logs/{run}/score-{side}.log",
     benchmark:
         "logs/{run}/benchmarks/score-{side}.tsv"
+    resources:
+        mem_mb=4000,  # 0.3 GB and 12 kB a row
     params:
         settings=settings("score"),
     script:

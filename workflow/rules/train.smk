@@ -86,7 +86,7 @@ rule preflight:
         "logs/{run}/benchmarks/preflight.tsv"
     threads: 8
     resources:
-        gpu=processes,
+        gpu=devices,
         mem_mb=16000,
     params:
         settings=settings("preflight"),
@@ -121,7 +121,12 @@ rule train:
         "logs/{run}/benchmarks/train.tsv"
     threads: 8
     resources:
-        gpu=processes,
+        gpu=all_devices,
+        nodes=nodes,
+        # For Slurm: the job itself is no step, and starts one step of a task per node.
+        mpi=over_nodes("srun"),
+        tasks=over_nodes(nodes),
+        tasks_per_gpu=over_nodes(0),
         mem_mb=16000,
     params:
         settings=settings("train"),

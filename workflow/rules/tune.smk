@@ -1,6 +1,7 @@
 """Tune: a search for the best configuration by the validation loss, one job a trial.
 
-Reads   tokens/{train,validation}, the base model; tune/generation-<gg>.json says what a trial tries
+Reads   tokens/{train,validation}, the base model; tune/generation-<gg>.json says what a trial tries; the rows of the
+        splits, where that changes the tokens
 Writes  tune/generation-<gg>.json, results/<run>-trial-<ttt>/trial.json, tune/{best.json,best.yaml,trials.csv,report.html}
 Why     a generation is proposed from the files of all earlier ones with a fixed seed, so that one core and a hundred try
         the same; a trial is a run that shares whatever it does not change. What it tries is known once its generation is
@@ -32,9 +33,11 @@ checkpoint propose:
 rule trial:
     """Train one configuration; one that fails is written down, and stops no other."""
     input:
-        train=of("tokens", "tokens/train.json"),
-        validation=of("tokens", "tokens/validation.json"),
-        states=ancient(of("tokens", "tokens/train/state.json", "tokens/validation/state.json")),
+        # Tokens of its own it makes itself, of the rows: that may fail, as all else in a trial.
+        train=tokens_of_trial("tokens/train.json"),
+        validation=tokens_of_trial("tokens/validation.json"),
+        states=ancient(tokens_of_trial("tokens/train/state.json", "tokens/validation/state.json")),
+        rows=rows_of_trial,
         generation=generation_of_trial,
         base=base_files,
         code=code("trial.py"),
@@ -46,7 +49,12 @@ rule trial:
         "logs/{run}/benchmarks/trial.tsv"
     threads: 8
     resources:
-        gpu=processes,
+        gpu=all_devices,
+        nodes=nodes,
+        # For Slurm: the job itself is no step, and starts one step of a task per node.
+        mpi=over_nodes("srun"),
+        tasks=over_nodes(nodes),
+        tasks_per_gpu=over_nodes(0),
         mem_mb=16000,
     params:
         settings=settings_of_trial,

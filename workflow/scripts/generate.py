@@ -1,7 +1,8 @@
 """The answers of one model to the prompts of the test split.
 
 In:  tokens/test/, split/test.parquet, the folder of a model; for a base model with `few_shot`, the train split
-Out: generate/<side>.parquet: row_id, prompt, reference, output, n_tokens, stopped, n_prompt_tokens, n_cut
+Out: generate/<side>.parquet: row_id, prompt, reference, output, n_tokens, stopped, n_prompt_tokens, n_cut; with the
+     setting `part`, generate/parts/<side>-<part>.parquet: the same of a part of the rows
 
 Base and tuned model get the same token ids and the same decoding: that of the settings, and nothing of what the model's
 own generation_config.json adds (a repetition penalty, say). An answer does not hang on its batch
@@ -23,11 +24,12 @@ import pyarrow.compute as pc
 import torch
 
 from snaketune.job import StageError, run
+from snaketune.model import dealt
 from snaketune.model.batches import Rows
 from snaketune.model.decoding import BLANK_LINE, answer_all, as_text, questions
 from snaketune.model.lm import HALVES, device_of, load_model, load_tokenizer, positions_of, precision_of
 from snaketune.reuse import table_of
-from snaketune.rows import batches, read_table, write_table
+from snaketune.rows import batches, write_table
 from snaketune.tokens.backends import HuggingFace
 
 ANSWERS = pa.schema(
@@ -55,11 +57,18 @@ def generate(
     gpus: int,
     threads: int,
 ) -> str:
-    """Answer the prompts of a token folder; `texts` is the split that it was made of, `train` the one of examples."""
+    """Answer the prompts of a token folder, or those of `settings["part"]`.
+
+    texts: the split that it was made of; train: the one of examples.
+    """
+    rows = _rows(tokens, settings)
+    if not len(rows):
+        write_table(ANSWERS.empty_table(), out, ANSWERS)
+        return f"{dealt.spoken(settings['part'])}no row is left for it"
     torch.set_num_threads(threads)
     network = opened(model, settings, device_of(gpus))
     tokenizer = load_tokenizer(model, settings["trust_remote_code"])
-    asked = prompts(Rows(tokens), texts, tokenizer, settings)
+    asked = prompts(rows, texts, tokenizer, settings)
     room = (positions_of(network.config) or 1 << 30) - settings["max_new_tokens"]
     if room < 1:
         raise StageError(
@@ -79,7 +88,16 @@ def generate(
             row["output"], row["n_tokens"], row["stopped"] = as_text(answer, tokenizer, to_blank)
     seconds = time.perf_counter() - started
     write_table(pa.Table.from_pylist(asked, schema=ANSWERS), out, ANSWERS)
-    return summary(asked, examples, seconds)
+    return dealt.spoken(settings.get("part")) + summary(asked, examples, seconds)
+
+
+def _rows(tokens: str, settings: dict[str, Any]) -> Rows:
+    """The rows of this job."""
+    if "part" not in settings:
+        return Rows(tokens)
+    sizes = dealt.sizes_of(tokens)
+    costs = sizes.answering(settings["text_prompt_tokens"], settings["max_new_tokens"])
+    return dealt.rows_of(tokens, sizes, costs[: settings["limit"]], settings["part"])
 
 
 def opened(model: str, settings: dict[str, Any], device: torch.device) -> Any:
@@ -105,7 +123,7 @@ def opened(model: str, settings: dict[str, Any], device: torch.device) -> Any:
 def prompts(rows: Rows, texts: str, tokenizer: Any, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """What is asked, one for each row of the split: row_id, prompt and reference as text, the prompt's token ids, and
     whether it is a `pair`: a prompt of the data, as text and not written by a chat template."""
-    table = read_table(texts, ["row_id", "prompt", "completion", "messages"])
+    table = dealt.texts_of(texts, ["row_id", "prompt", "completion", "messages"], rows)
     text_of = {row["row_id"]: row for row in table.to_pylist()}
     written = bool(getattr(tokenizer, "chat_template", None))
     asked = []

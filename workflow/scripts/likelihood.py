@@ -2,7 +2,8 @@
 
 In:  tokens/test/ and its manifest, split/test.parquet, the folder of a model
 Out: likelihood/<side>.parquet, one line a row: sums of nats and counts of tokens, never means; and the loss of each
-     token. The settings `window` and `stride` stand in the file's own metadata.
+     token. The settings `window` and `stride` stand in the file's own metadata. With the setting `part`, likelihood/
+     parts/<side>-<part>.parquet: the same of a part of the rows.
 
 Rows are scored in fp32 and each token once. A completion is conditioned on its prompt, exactly as in training and in
 generation; plain text is conditioned on the begin-of-text token, so that its first token counts too. A text that was
@@ -18,6 +19,7 @@ import pyarrow as pa
 import torch
 
 from snaketune.job import StageError, run
+from snaketune.model import dealt
 from snaketune.model.batches import Rows
 from snaketune.model.lm import (
     PLAIN_HEADS,
@@ -31,7 +33,7 @@ from snaketune.model.lm import (
 from snaketune.model.scoring_windows import Documents, passes, windows_of
 from snaketune.model.token_sums import TokenSums
 from snaketune.reuse import table_of
-from snaketune.rows import read_table, write_table
+from snaketune.rows import write_table
 from snaketune.scoring.likelihood import BINS
 
 LIKELIHOOD = pa.schema(
@@ -59,16 +61,22 @@ LOGITS = 1 << 28  # numbers, 1 GiB: models that are not in PLAIN_HEADS give all 
 def likelihood(
     tokens: str, texts: str, model: str, out: str, settings: dict[str, Any], *, gpus: int, threads: int
 ) -> str:
-    """Score the rows of a token folder; `texts` is the split that they were made of.
+    """Score the rows of a token folder, or those of `settings["part"]`; `texts` is the split that they were made of.
 
     Raises StageError for a window that the model cannot read, or that would leave tokens out.
     """
+    rows, part = _rows(tokens, settings), settings.get("part")
+    stamp = {"windows": json.dumps({name: settings[name] for name in ("window", "stride")})}
+    schema = LIKELIHOOD.with_metadata(stamp)
+    if not len(rows):
+        write_table(schema.empty_table(), out, schema)
+        return f"{dealt.spoken(part)}no row is left for it"
     torch.set_num_threads(threads)
     device = device_of(gpus)
     network = load_model(model, settings["trust_remote_code"]).to(device).eval()
     tokenizer = load_tokenizer(model, settings["trust_remote_code"])
     about = json.loads(Path(f"{tokens}.json").read_text(encoding="utf-8"))
-    documents = Documents(Rows(tokens))
+    documents = Documents(rows)
     window, stride = _window(settings, positions_of(network.config), about["max_length"])
     windows = windows_of(documents.lengths, documents.prompt_lengths, window, stride)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -80,11 +88,20 @@ def likelihood(
         ids, positions, targets = (tensor.to(device) for tensor in (batch.input_ids, batch.position_ids, batch.targets))
         sums.add(batch, token_scores(network, ids, positions, targets))
     kept = dict(zip(documents.row_ids.tolist(), documents.lengths.tolist(), strict=True)) if about["truncated"] else {}
-    sizes = _bytes(texts, kept, tokenizer, settings["special_tokens"] == "text")
-    stamp = {"windows": json.dumps({name: settings[name] for name in ("window", "stride")})}
+    said = dealt.texts_of(texts, ["row_id", "prompt", "completion"], rows)
+    sizes = _bytes(said, kept, tokenizer, settings["special_tokens"] == "text")
     table = sums.table(sizes, tokenizer.eos_token_id, LIKELIHOOD)
-    write_table(table, out, LIKELIHOOD.with_metadata(stamp))
-    return f"{table.num_rows:,} rows, perplexity {sums.perplexity:,.2f} over {sums.n_tokens:,} completion tokens"
+    write_table(table, out, schema)
+    told = f"{table.num_rows:,} rows, perplexity {sums.perplexity:,.2f} over {sums.n_tokens:,} completion tokens"
+    return dealt.spoken(part) + told
+
+
+def _rows(tokens: str, settings: dict[str, Any]) -> Rows:
+    """The rows of this job."""
+    if "part" not in settings:
+        return Rows(tokens)
+    sizes = dealt.sizes_of(tokens)
+    return dealt.rows_of(tokens, sizes, sizes.reading(), settings["part"])
 
 
 def _window(settings: dict[str, Any], positions: int | None, longest: int) -> tuple[int, int]:
@@ -107,14 +124,14 @@ def _window(settings: dict[str, Any], positions: int | None, longest: int) -> tu
     return window, stride
 
 
-def _bytes(texts: str, kept: dict[str, int], tokenizer: Any, as_text: bool) -> dict[str, int]:
+def _bytes(texts: pa.Table, kept: dict[str, int], tokenizer: Any, as_text: bool) -> dict[str, int]:
     """The UTF-8 bytes of each row's completion, as far as it was scored.
 
     kept: the tokens of each row, where plain texts may have lost their tails, else nothing; as_text: a special token
     that is written in a text is no token, as when the rows were tokenized.
     """
     sizes = {}
-    for row in read_table(texts, ["row_id", "prompt", "completion"]).to_pylist():
+    for row in texts.to_pylist():
         row_id, text = row["row_id"], row["completion"]
         if row["prompt"] is None and row_id in kept:
             ids = tokenizer(text, add_special_tokens=False, split_special_tokens=as_text, verbose=False)["input_ids"]

@@ -36,6 +36,7 @@ that others use, sequences in a pass depend on the memory that they leave.
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -46,6 +47,7 @@ import numpy as np
 import torch
 
 from snaketune.job import StageError, interactive, run, say
+from snaketune.launching import refuse_without_nodes, world_size
 from snaketune.model import attention, memory
 from snaketune.model.batches import Plan, Rows
 from snaketune.model.checks import ends, examples, marked, not_finite_weight, padding_difference, sample
@@ -71,7 +73,8 @@ def preflight(
 ) -> str:
     """Check a training and choose how to compute it; tokens: the folder of the train split."""
     device = device_of(gpus)
-    _refuse_too_few(settings["processes"], torch.cuda.device_count() if device.type == "cuda" else None)
+    refuse_without_nodes(settings["nodes"], os.environ)
+    _refuse_too_few(settings["devices"], torch.cuda.device_count() if device.type == "cuda" else None)
     precision = precision_of(settings["precision"], device)
     set_up(settings, precision, threads)
     facts = json.loads(Path(about).read_text(encoding="utf-8"))
@@ -113,10 +116,10 @@ def preflight(
     return _sentence(trial, found, settings, device)
 
 
-def _refuse_too_few(processes: int, gpus: int | None) -> None:
-    if gpus is not None and processes > gpus:
+def _refuse_too_few(devices: int, gpus: int | None) -> None:
+    if gpus is not None and devices > gpus:
         raise StageError(
-            f"`train.processes` is {processes}, and this machine has {gpus} GPUs, where each process needs one of its "
+            f"`train.devices` is {devices}, and this machine has {gpus} GPUs, where each process needs one of its "
             f"own; set {gpus} or less"
         )
 
@@ -239,7 +242,7 @@ def _compiles(settings: dict[str, Any], device: torch.device, facts: dict[str, A
 
 def _most(settings: dict[str, Any], device: torch.device, facts: dict[str, Any]) -> int:
     """Sequences in a pass of a process, before memory is tried."""
-    share = -(-settings["batch_size"] // settings["processes"])
+    share = -(-settings["batch_size"] // world_size(settings))
     if settings["gradient_accumulation"] != "auto":
         return -(-share // settings["gradient_accumulation"])
     if memory.is_sharded(settings):
@@ -258,7 +261,7 @@ def _run_seconds(trial: Trial, settings: dict[str, Any], facts: dict[str, Any]) 
     """What the plan's steps will take, in as many processes as there are."""
     if trial.step is None:
         return None
-    return round(facts["tokens"] / trial.step["tokens_per_second"] / settings["processes"], 3)
+    return round(facts["tokens"] / trial.step["tokens_per_second"] / world_size(settings), 3)
 
 
 def _sentence(trial: Trial, found: dict[str, Any], settings: dict[str, Any], device: torch.device) -> str:
@@ -267,7 +270,7 @@ def _sentence(trial: Trial, found: dict[str, Any], settings: dict[str, Any], dev
     words = f"{how.precision} on {device.type}, {how.attention} attention" + ", compiled" * how.compile
     guess = f"about {needed['estimate']:,.0f} MB" + " and activations" * (needed["activations"] is None)
     if step is None:
-        each = f"each of {settings['processes']} processes will need {guess} of {needed['device']:,.0f}"
+        each = f"each of {world_size(settings)} processes will need {guess} of {needed['device']:,.0f}"
         return f"{words}, {how.pass_blocks} sequences in a pass; {each} (no step was tried: none holds the whole model)"
     passes = f" in {step['passes']} passes of at most {how.pass_blocks} sequences" if step["passes"] > 1 else ""
     return (

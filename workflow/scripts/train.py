@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,12 +23,15 @@ from typing import Any
 
 import snaketune
 from snaketune.job import StageError, run, say
+from snaketune.launching import command, environment_of, pass_on, world_size
 from snaketune.store import claim, fingerprint
 from snaketune.work import FAILURE, KINDS, STOPPED, StoppedError, Work
 
-NOT_DECIDING = ("trackers", "checkpoint_minutes")  # settings that decide no result
-WITHOUT_EFFECT = ("job.py", "durable.py", "store.py", "trackers.py", "watch.py")  # code that decides no result
-GRACE = 120  # seconds that processes have to write a checkpoint when one of them, or this job, is told to stop
+# Settings that decide no result. On how many devices a plan is computed changes no more than the order of additions and
+# which random numbers drop out: a training goes on where it was, on another number of them too.
+NOT_DECIDING = ("trackers", "checkpoint_minutes", "devices", "nodes", "parallel", "gradient_accumulation")
+# Code that decides none
+WITHOUT_EFFECT = ("job.py", "launching.py", "durable.py", "store.py", "trackers.py", "watch.py", "energy.py")
 
 
 def train(work: Work, outputs: dict[str, str]) -> str:
@@ -69,15 +71,15 @@ def folder_of(
     hashes: of the tokens of both splits; how: what the preflight chose; files: base, plan and code.
     """
     deciding = {key: value for key, value in settings.items() if key not in NOT_DECIDING}
-    parts = {"settings": deciding, "tokens": hashes, "how": how}
+    computed = {key: value for key, value in how.items() if key != "pass_blocks"}
+    parts = {"settings": deciding, "tokens": hashes, "how": computed}
     deciding_files = [path for path in files if Path(path).name not in WITHOUT_EFFECT]
     return Path(store) / fingerprint(parts, deciding_files)
 
 
 def _start(work: Work) -> None:
-    """Train in this process, or in as many as are set, on this machine."""
-    processes = work.settings["processes"]
-    if processes == 1:
+    """Train in this process, or in as many as are set, on this machine or on several."""
+    if world_size(work.settings) == 1:
         from snaketune.model.process import train_process
 
         train_process(work)
@@ -86,16 +88,16 @@ def _start(work: Work) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
     order = folder / "work.json"
     order.write_text(json.dumps(asdict(work)), encoding="utf-8")
-    command = [sys.executable, "-m", "snaketune.model.launcher", "--standalone", f"--nproc-per-node={processes}"]
-    command += [f"--shutdown-timeout={GRACE}", "--module", "snaketune.model.process", str(order)]
     scripts = str(Path(snaketune.__file__).resolve().parents[1])  # Snakemake runs a copy of this file elsewhere
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([scripts, *filter(None, [os.getenv("PYTHONPATH")])]),
-        "OMP_NUM_THREADS": str(max(1, work.threads // processes)),
-    }
-    launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    launcher = subprocess.Popen(
+        command(work.settings, order.resolve(), os.environ),
+        env=environment_of(os.environ, scripts, work.threads // work.settings["devices"]),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     before = {
-        number: signal.signal(number, lambda *_: launcher.terminate()) for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, lambda *_: pass_on(launcher, work.settings))
+        for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
         assert launcher.stdout is not None

@@ -1,6 +1,7 @@
 """One configuration of a search: planned, checked and trained, and what came of it written down.
 
-In:  tune/generation-<gg>.json (which values, and the bounds of pruning), tokens/{train,validation}/, the base model
+In:  tune/generation-<gg>.json (which values, and the bounds of pruning), the base model, tokens/{train,validation}/, or
+     the rows of these splits where the trial tokenizes otherwise
 Out: trial.json
 
     run, number, generation, values   which trial, and what it tries: {dotted key: value}
@@ -11,38 +12,65 @@ Out: trial.json
     reason                            why it failed, in a line; else null
 
 A configuration that cannot be trained is a result like any other, and the job succeeds: the training runs in a process
-of its own (snaketune/tune/child.py), so that one that crashes or is killed for its memory is written down as well. A
-signal to the job is no result: it is passed on to that process, the job fails, and the next call goes on from the
-checkpoint.
+of its own (snaketune/tune/child.py), so that one that crashes or is killed for its memory is written down as well.
+Rows that cannot be tokenized are such a result, too, so a trial tokenizes them itself; trials that do it alike find
+them in the store. The price: its GPU waits meanwhile, once for all trials that tokenize alike.
+
+Two ends are no result: a signal to the job, which is passed on to that process, and a full disk. The job fails, and the
+next call goes on from the checkpoint.
 """
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
 from snaketune.job import StageError, run, say
+from snaketune.store import claim, fingerprint, publish
 from snaketune.tune.child import SCRIPTS, TOLD_TO_STOP, Order, failed
 from snaketune.work import STOPPED
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SPLITS = ("train", "validation")
 LAST_LINES = 20  # lines of its standard error that are kept, to tell why a process crashed
+# A disk or a quota that is full, in the words of the system, which libraries put into errors of their own, and in those
+# of a training that looks before it writes (snaketune/model/kept.py).
+FULL = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), "the disk is too full")
 
 
-def trial(order: Order, identity: dict[str, Any], out: str) -> str:
-    """Try a configuration; identity: number, generation and values. Raises StageError where a signal ended it."""
-    with TemporaryDirectory(prefix="snaketune-trial-") as folder:
-        found = _apart(order, Path(folder))
+@dataclass(frozen=True)
+class Texts:
+    """What a trial tokenizes itself."""
+
+    rows: dict[str, str]  # the tables "train" and "validation"
+    settings: dict[str, Any]  # of the stage tokens
+
+
+def trial(order: Order, identity: dict[str, Any], out: str, texts: Texts | None = None) -> str:
+    """Try a configuration; identity: number, generation and values; texts: where its tokens are not made yet.
+
+    Raises StageError where a signal ended it, or a full disk.
+    """
+    found = None
+    if texts:
+        order, found = _tokenized(order, texts)
+    if not found:
+        with TemporaryDirectory(prefix="snaketune-trial-") as folder:
+            found = _apart(order, Path(folder))
+        _refuse_full(found)
     about = {"run": order.run} | identity | found
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -51,6 +79,55 @@ def trial(order: Order, identity: dict[str, Any], out: str) -> str:
         return f"failed with {values}: {found['reason']}"
     end = f"{found['state']} after {found['steps']:,} steps with {values}"
     return f"validation loss {found['loss']:.4f} at step {found['step']:,}, {end}"
+
+
+def _refuse_full(found: dict[str, Any]) -> None:
+    """Raise StageError where the disk ended a trial: on another one it may come to something."""
+    if (reason := found["reason"]) and any(words in reason for words in FULL):
+        raise StageError(f"{reason}. Make room: the same command goes on from the last checkpoint, if there is one")
+
+
+def _tokenized(order: Order, texts: Texts) -> tuple[Order, dict[str, Any] | None]:
+    """The order with the tokens of its texts, from the store or made now; and its result, where they cannot be made.
+
+    Raises OSError where the disk is at fault.
+    """
+    from snaketune.dag import code_of
+
+    code = {path for script in ("encode.py", "gather.py") for path in code_of(SCRIPTS / script)}
+    files = [*texts.rows.values(), *order.base_files, *map(str, code)]
+    folder = Path(order.store) / f"tokens-{fingerprint({'settings': texts.settings}, files)}"
+    try:
+        with claim(folder, order.run):
+            if not (folder / "done").exists():
+                _tokenize(order, texts, folder / "part")
+                publish(folder / "part", folder / "done")
+    except OSError:  # of the disk; a tokenizer that cannot be read is a StageError
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        return order, failed(str(error) if isinstance(error, StageError) else f"{type(error).__name__}: {error}")
+    made = {name: str(folder / "done" / name) for name in texts.rows}
+    return replace(order, tokens=made, manifests={name: f"{path}.json" for name, path in made.items()}), None
+
+
+def _tokenize(order: Order, texts: Texts, folder: Path) -> None:
+    """Make <split>/ and <split>.json of each split, as the rules tokenize and tokens do."""
+    from encode import encode
+    from gather import gather
+
+    shutil.rmtree(folder, ignore_errors=True)  # of a job that was cut off
+    for name, rows in texts.rows.items():
+        parts: dict[str, list[str]] = {"tokens": [], "about": [], "notes": []}
+        for part in range(texts.settings["shards"]):
+            names = (f"{name}/data-{part:05d}.arrow", f"{name}-{part:05d}.json", f"{name}-{part:05d}.notes.parquet")
+            outputs = {use: str(folder / path) for use, path in zip(parts, names, strict=True)}
+            print(encode(rows, order.base, outputs, texts.settings, part=part, threads=order.threads), flush=True)
+            for use, path in outputs.items():
+                parts[use].append(path)
+        names = {"state": f"{name}/state.json", "info": f"{name}/dataset_info.json", "manifest": f"{name}.json"}
+        outputs = {use: str(folder / path) for use, path in (names | {"notes": f"{name}.notes.parquet"}).items()}
+        print(gather(parts["tokens"], parts["about"], parts["notes"], outputs), flush=True)
 
 
 def _apart(order: Order, folder: Path) -> dict[str, Any]:
@@ -144,13 +221,15 @@ def _from_job(job: Any) -> str:
     generation = json.loads(Path(job.input.generation).read_text(encoding="utf-8"))
     number = settings["number"]
     values = next(tried["values"] for tried in generation["trials"] if tried["number"] == number)
-    splits = ("train", "validation")
+    # The tokens of another run, or none: then the rows of both splits are given, to tokenize them here.
+    shared = dict(zip(SPLITS, job.input.states, strict=True)) if job.input.get("states") else {}
+    texts = [] if shared else [Texts(dict(zip(SPLITS, job.input.rows, strict=True)), settings["tokens"])]
     order = Order(
         run=job.wildcards.run,
         settings={stage: settings[stage] for stage in ("plan", "preflight", "train")},
         bounds=generation["bounds"],
-        tokens={name: str(Path(state).parent) for name, state in zip(splits, job.input.states, strict=True)},
-        manifests={name: job.input[name] for name in splits},
+        tokens={name: str(Path(state).parent) for name, state in shared.items()},
+        manifests={name: job.input[name] for name in shared},
         base=job.params.base,
         base_files=list(job.input.base),
         store=job.params.store,
@@ -160,7 +239,7 @@ def _from_job(job: Any) -> str:
         threads=job.threads,
     )
     identity = {"number": number, "generation": settings["generation"], "values": values}
-    return trial(order, identity, job.output.trial)
+    return trial(order, identity, job.output.trial, *texts)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,7 @@ class Ahead:
         if own := list(dict.fromkeys(reason for job in jobs for reason in job.reasons)):
             return "; ".join(own)
         makers = dict.fromkeys(self.makers[path] for job in jobs for path in job.updated if path in self.makers)
+        makers.pop((run, jobs[0].stage), None)  # parts of this stage, which another of its jobs joins
         names = dict.fromkeys(stage if maker == run or not run else f"{stage} of {maker}" for maker, stage in makers)
         return f"after {listed(list(names))}"
 

@@ -27,7 +27,7 @@ PLANNED = ("batching", "batch_size", "epochs", "max_steps", "loss_on")
 CHECKED = (
     *("method", "freeze", "features", "lora", "optimizer", "optimizer_args", "weight_decay", "batching", "batch_size"),
     *("gradient_accumulation", "loss_on", "precision", "attention", "attention_dropout", "compile"),
-    *("gradient_checkpointing", "deterministic", "processes", "parallel", "average"),
+    *("gradient_checkpointing", "deterministic", "devices", "nodes", "parallel", "average"),
 )
 DATA_SECTIONS = ("clean", "dedup", "decontaminate", "split", "leaks", "augment", "annotate", "tokenize")
 
@@ -111,6 +111,9 @@ STAGE_FILES: dict[str, tuple[str, ...]] = {
     "spread": ("spread.json",),
     "trial": ("trial.json",),
 }
+# What the jobs leave to which the test rows are dealt, where they are several.
+DEALT = ("likelihood", "generate")
+PART_FILES = {f"{stage}_{side}": f"{stage}/parts/{side}-{{part}}.parquet" for stage in DEALT for side in SIDES}
 
 
 def settings_of(settings: Settings, stage: str) -> Settings:
@@ -121,6 +124,7 @@ def settings_of(settings: Settings, stage: str) -> Settings:
     told = {key: value for key, value in settings.items() if key not in ("store", "variants")}
     told["model"] = model | {"base": base_name(model)}
     learning = {"seed": seed["seed"] if settings["train"]["seed"] is None else settings["train"]["seed"]}
+    likelihood, generate = ({key: of[key] for key in of if key != "shards"} for of in map(settings.get, DEALT))
     examples = {"few_shot": 0} if stage == "generate_tuned" else {}  # they are for the base alone
     near = _pick(settings["leaks"], "similarity") | _pick(settings["dedup"], "shingle_words")
     parts: dict[str, Settings] = {
@@ -138,8 +142,8 @@ def settings_of(settings: Settings, stage: str) -> Settings:
         "plan": _pick(settings["train"], *PLANNED) | learning,
         "preflight": _pick(settings["train"], *CHECKED) | learning | remote,
         "train": settings["train"] | learning | remote | _pick(model, "save_dtype") | {"base_name": base_name(model)},
-        "likelihood": settings["likelihood"] | remote | _pick(settings["tokenize"], "special_tokens"),
-        "generate": settings["generate"] | examples | _pick(settings["tokenize"], "separator") | seed | remote,
+        "likelihood": likelihood | remote | _pick(settings["tokenize"], "special_tokens"),
+        "generate": generate | examples | _pick(settings["tokenize"], "separator") | seed | remote,
         "score": settings["score"],
         "probe": settings["probes"] | remote,
         "metrics": score | run | seed,
@@ -156,7 +160,7 @@ def settings_of(settings: Settings, stage: str) -> Settings:
         "leaderboard": settings["compare"] | seed,
     }
     if stage == "trial":
-        return {name: settings_of(settings, name) for name in ("plan", "preflight", "train")}
+        return {name: settings_of(settings, name) for name in ("tokens", "plan", "preflight", "train")}
     if stage == "choose":
         return {"config": settings | {"variants": {}}, "tune": settings["tune"]}
     if stage == "tune_report":
@@ -244,12 +248,19 @@ class Dag:
                         for path in paths
                         for shard in (self.raw(name) if "{shard}" in path else [""])
                         for part in (self.parts(name) if "{part}" in path else [""])
-                    ]
+                    ] + self.part_files(name, stage)
         return list(dict.fromkeys(wanted))
 
     def parts(self, name: str) -> list[str]:
         """The numbers of the Arrow files of a split of a run."""
         return [f"{number:05d}" for number in range(self.settings[name]["tokenize"]["shards"])]
+
+    def part_files(self, name: str, stage: str) -> list[str]:
+        """The tables of the jobs to which a stage deals the test rows, if several; of a later run, as of its parent."""
+        known = self.settings[name if name in self.settings else self._parents[name]]
+        shards = known[stage.partition("_")[0]]["shards"] if stage in PART_FILES else 1
+        numbers = range(shards if shards > 1 else 0)
+        return [f"results/{name}/{PART_FILES[stage]}".format(part=f"{number:05d}") for number in numbers]
 
     def train_rows(self, name: str) -> str:
         """The table that a run learns from: the train split, or what augmentation made of it."""

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from snaketune.dag import STAGE_FILES
+from snaketune.dag import PART_FILES, STAGE_FILES
 
 HEADS = {
     "Missing output files": "output missing",
@@ -82,7 +82,8 @@ def stage_of(rule: str, outputs: list[str]) -> str:
 @cache
 def _patterns() -> dict[str, re.Pattern[str]]:
     """Stage -> its files in results/<run>/."""
-    texts = {stage: "|".join(map(re.escape, paths)) for stage, paths in STAGE_FILES.items()}
+    files = {stage: (*paths, PART_FILES.get(stage, paths[0])) for stage, paths in STAGE_FILES.items()}
+    texts = {stage: "|".join(map(re.escape, paths)) for stage, paths in files.items()}
     return {stage: re.compile(re.sub(r"\\{\w+\\}", r"\\d+", text)) for stage, text in texts.items()}
 
 

@@ -7,6 +7,7 @@ holds a user's file against them.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -53,7 +54,10 @@ class Model(Section):
 
     base: str | OfRun | None = Field(
         None,
-        description="A folder, a model of the Hugging Face Hub, or `{run: name}`: what another run here has made.",
+        description=(
+            "A folder, a model of the Hugging Face Hub (`name@commit` has its revision too), or `{run: name}`: what "
+            "another run here has made."
+        ),
         examples=["openai-community/gpt2"],
     )
     revision: str | None = Field(None, description="The commit of the Hub model; required for a model of the Hub.")
@@ -62,6 +66,15 @@ class Model(Section):
     save_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Number format of the saved weights; the scores are those of the saved weights."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def pinned(cls, given: Any) -> Any:
+        base = given.get("base") if isinstance(given, dict) else None
+        if isinstance(base, str) and "@" in base and not Path(base).is_dir():
+            name, _, revision = base.rpartition("@")
+            return given | {"base": name, "revision": revision}
+        return given
 
     @model_validator(mode="after")
     def one_base(self) -> Model:

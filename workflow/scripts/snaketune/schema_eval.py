@@ -37,6 +37,9 @@ class Likelihood(Section):
         description="Tokens by which the window moves; each token is scored once, and below `window` the rest is its "
         "context. null: `window`.",
     )
+    shards: int = Field(
+        1, ge=1, le=999, description="Jobs for each side, each over a part of the test rows; the scores are the same."
+    )
 
     @model_validator(mode="after")
     def within(self) -> Likelihood:
@@ -78,6 +81,12 @@ class Generate(Section):
     )
     text_prompt_tokens: int = Field(32, ge=1, description="For plain text: tokens of the row given as the prompt.")
     limit: int | None = Field(None, ge=1, description="Answer only so many test rows (the first by row_id).")
+    shards: int = Field(
+        1,
+        ge=1,
+        le=999,
+        description="Jobs for each side, each over a part of the test rows; in fp32 the answers are the same.",
+    )
 
     @model_validator(mode="after")
     def fitting(self) -> Generate:

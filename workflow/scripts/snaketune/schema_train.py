@@ -136,7 +136,8 @@ class Train(Section):
     compile: Literal["auto"] | bool = Field("auto", description="torch.compile; `auto`: on a GPU, from 200 steps on.")
     gradient_checkpointing: bool = Field(False, description="Compute blocks twice to save memory.")
     deterministic: bool = Field(False, description="Deterministic kernels on a GPU, slower; a CPU's always are.")
-    processes: int = Field(1, ge=1, description="Processes on one machine; on GPUs, one GPU each.")
+    devices: int = Field(1, ge=1, description="Processes on each node; on GPUs, one GPU each.")
+    nodes: int = Field(1, ge=1, description="Machines that train together; more than one under Slurm only.")
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="Each process holds the whole model, or a part of it (FSDP2)."
     )
@@ -166,8 +167,8 @@ class Train(Section):
                 f"`batch_size` ({self.batch_size}) is what a step holds, over all passes: it must be a multiple of "
                 f"`gradient_accumulation` ({self.gradient_accumulation})"
             )
-        if self.freeze.gradual is not None and self.parallel == "fsdp" and self.processes > 1:
+        if self.freeze.gradual is not None and self.parallel == "fsdp" and self.devices * self.nodes > 1:
             raise ValueError("`freeze.gradual` does not go with `parallel: fsdp`; set `ddp`")
-        if self.method == "qlora" and self.parallel == "fsdp" and self.processes > 1:
+        if self.method == "qlora" and self.parallel == "fsdp" and self.devices * self.nodes > 1:
             raise ValueError("`method: qlora` does not go with `parallel: fsdp`; set `ddp`, or `method: lora`")
         return self

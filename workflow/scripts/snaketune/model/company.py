@@ -4,13 +4,14 @@ The first process of a training has this company; the others have none.
 
     history.jsonl  a line for each step and each evaluation; equal after a resume, bit for bit on a CPU
     samples.jsonl  the answers to fixed prompts at each evaluation
-    speed.jsonl    seconds, tokens per second, share of the device's peak, memory: measured, so never the same twice
+    speed.jsonl    seconds, tokens per second, share of the device's peak, memory, energy where
+                   devices tell it: measured, so never the same twice
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from snaketune.model import attention
 from snaketune.model.batches import Rows
 from snaketune.model.checkpoints import HistoryFile
+from snaketune.model.energy import Counter, Meter
 from snaketune.model.samples import Samples, shown
 from snaketune.model.trackers import Trackers
 from snaketune.model.watch import Watch
@@ -30,7 +32,8 @@ class Company:
     """The company of one training from the step on at which it begins or goes on.
 
     sizes: the bytes that the files had when the checkpoint was written that it goes on from; what was written after is
-    written again. evaluations: the steps of those that are planned; peak: FLOPs per second of all devices together.
+    written again. evaluations: the steps of those that are planned; peak: FLOPs per second of all devices together;
+    counters: of the energy of all devices, where they tell it.
     """
 
     def __init__(
@@ -46,13 +49,15 @@ class Company:
         steps: int,
         evaluations: list[int],
         peak: float,
+        counters: Sequence[Counter] = (),
     ) -> None:
         self.files = {kind: HistoryFile(Path(work.folder) / f"{kind}.jsonl") for kind in KINDS}
         for kind, file in self.files.items():
             file.cut(sizes.get(kind, 0))
             file.path.touch()
-        earlier = [json.loads(line) for line in self.files["samples"].path.read_text(encoding="utf-8").splitlines()]
-        self.samples = Samples(validation, tokenizer, work.settings["samples"], earlier)
+        self.samples = Samples(validation, tokenizer, work.settings["samples"], _lines(self.files["samples"]))
+        self.meter = Meter(counters)
+        self.joules_before = max((line.get("energy_j", 0.0) for line in _lines(self.files["speed"])), default=0.0)
         self.watch = Watch(steps, evaluations, peak, device, done=step, seconds=seconds)
         identity = work.folder.rpartition("/")[2]
         names, settings = work.settings["trackers"], work.settings
@@ -65,6 +70,8 @@ class Company:
         for line in lines:
             self.trackers.log("train", line["step"], _numbers(line, "loss", "learning_rate", "grad_norm", "epoch"))
         if measured := self.watch.steps_done(lines[-1]["step"], losses, tokens, flops):
+            if (joules := self.meter.joules()) is not None:
+                measured["energy_j"] = round(self.joules_before + joules, 1)
             self.files["speed"].append([measured])
             self.trackers.log("speed", measured["step"], _numbers(measured, "tokens_per_second", "mfu", "memory_mb"))
 
@@ -97,6 +104,10 @@ class Company:
         """Clear the line, and end the runs of the trackers."""
         self.watch.close()
         self.trackers.close()
+
+
+def _lines(file: HistoryFile) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.path.read_text(encoding="utf-8").splitlines()]
 
 
 def _numbers(line: dict[str, Any], *names: str) -> dict[str, float | None]:

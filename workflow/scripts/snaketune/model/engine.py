@@ -31,7 +31,8 @@ class Engine:
 
     def __init__(self, learner: Learner, settings: dict[str, Any], how: How, world: World, steps: int) -> None:
         self.learner, self.settings, self.how, self.world, self.steps = learner, settings, how, world, steps
-        model = learner.model.to(world.device)
+        # FSDP brings one block after the other to the device: no device has to hold the whole model, not even at first
+        model = learner.model if world.kind == "fsdp" else learner.model.to(world.device)
         attention.use(model, how.attention)
         quicken(model, world.device)
         if settings["gradient_checkpointing"]:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from snaketune.launching import world_size
 from snaketune.model.anatomy import blocks_of
 from snaketune.model.methods import Learner
 from snaketune.model.optimizers import make_optimizer
@@ -30,9 +31,8 @@ def estimate(
     """The bytes that each process of a training needs at its heaviest, by what needs them, and their sum `estimate`.
 
     optimizer: bytes of its whole state; activations: what one pass holds between forward and backward, None where that
-    is not known (it is then not in the sum). Under FSDP weights, gradients and state are spread over the processes, but
-    each holds all weights for a moment at the start, and puts what stands outside the blocks together with two blocks
-    (`gathered`: weights and gradients, in fp32).
+    is not known (it is then not in the sum). Under FSDP weights, gradients and state are spread over the processes, and
+    each puts what stands outside the blocks together with two blocks (`gathered`: weights and gradients, in fp32).
     """
     parts: dict[str, int | None] = {
         "weights": size_of([*learner.model.parameters(), *learner.model.buffers()]),
@@ -40,18 +40,16 @@ def estimate(
         "optimizer": optimizer,
         "average": size_of(learner.parameters.values()) if settings["average"]["kind"] != "none" else 0,
     }
-    least = 0
     if is_sharded(settings):
-        least = parts["weights"]
-        parts = {name: -(-size // settings["processes"]) for name, size in parts.items()}
+        parts = {name: -(-size // world_size(settings)) for name, size in parts.items()}
         parts["gathered"] = _gathered(learner.model)
     parts["activations"] = activations
-    return parts | {"estimate": max(least, sum(size or 0 for size in parts.values()))}
+    return parts | {"estimate": sum(size or 0 for size in parts.values())}
 
 
 def is_sharded(settings: dict[str, Any]) -> bool:
     """Whether several processes hold a part of the model each."""
-    return settings["processes"] > 1 and settings["parallel"] == "fsdp"
+    return world_size(settings) > 1 and settings["parallel"] == "fsdp"
 
 
 def size_of(tensors: Iterable[torch.Tensor]) -> int:

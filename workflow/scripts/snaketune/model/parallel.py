@@ -75,8 +75,8 @@ def world_of(device: torch.device, kind: str) -> Iterator[World]:
     if device.type == "cuda":
         if local >= torch.cuda.device_count():
             raise StageError(
-                f"`train.processes` is {size}, and this machine has {torch.cuda.device_count()} GPUs: each process "
-                "needs one of its own"
+                f"`train.devices` is more than the {torch.cuda.device_count()} GPUs that this job has here: each "
+                "process needs one of its own"
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)

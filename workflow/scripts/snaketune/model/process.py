@@ -31,6 +31,7 @@ from snaketune.job import StageError, say, speak_through
 from snaketune.model import adapters, checkpoints
 from snaketune.model.batches import Plan, Rows
 from snaketune.model.company import Company
+from snaketune.model.energy import counters_of
 from snaketune.model.engine import Engine
 from snaketune.model.flops import training_flops
 from snaketune.model.lm import device_of, load_model, load_tokenizer
@@ -48,7 +49,7 @@ TOGETHER = 1.0  # seconds
 def train_process(work: Work) -> None:
     """Train in this process. Raises StageError with the sentence for the user."""
     settings, how = work.settings, How(**work.how)
-    set_up(settings, how.precision, max(1, work.threads // settings["processes"]))
+    set_up(settings, how.precision, max(1, work.threads // settings["devices"]))
     tokenizer = load_tokenizer(work.base, settings["trust_remote_code"])
     with world_of(device_of(work.gpus), settings["parallel"]) as world, asked_to_stop() as asked, _alone(work, world):
         learner = prepare(load_for(work.base, settings, world.device, how.precision), settings)
@@ -91,9 +92,18 @@ def _course(work: Work, learner: Learner, tokenizer: Any, world: World, asked: C
             steps=plan.steps,
             evaluations=sorted({0} | evaluation_steps(plan.steps, work.settings["evaluations"])),
             peak=work.facts["preflight"]["peak_flops"] * world.size,
+            counters=counters_of(_devices(work, world)),
         )
 
     return Course(plan, rows, Path(work.folder), training_flops(learner.model), company, asked)
+
+
+def _devices(work: Work, world: World) -> list[torch.device]:
+    """The devices of all processes, where all stand in this machine; else none."""
+    if world.size == 1:
+        return [world.device]
+    here = world.size if work.settings["nodes"] == 1 else 0
+    return [torch.device(world.device.type, number) for number in range(here)]
 
 
 def _full(loop: Loop, how: How) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from snaketune.job import StageError
+from snaketune.launching import world_size
 from snaketune.model import attention, memory
 from snaketune.model.batches import Batch, Plan, Rows
 from snaketune.model.engine import Engine
@@ -125,7 +126,7 @@ def _trial(learner: Learner, heaviest: Heaviest, settings: dict[str, Any], how: 
     engine = Engine(learner, settings | STATELESS if sharded else settings, how, world, steps=2)
     # Without the factor that the training finds in its first steps: none of these may be skipped.
     engine.scaler = torch.amp.GradScaler(device.type, init_scale=1.0, enabled=how.precision == "fp16")
-    passes, place = heaviest.passes(how, settings["processes"])
+    passes, place = heaviest.passes(how, world_size(settings))
     others = [part for at, part in enumerate(passes) if at != place]
     timed = [*others[: TIMED - 1], passes[place]]
     batches = [batch for part in timed for batch in Passes(heaviest.rows, how, world).of(part)]

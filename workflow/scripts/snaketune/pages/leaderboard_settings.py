@@ -62,7 +62,12 @@ def changes(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, 
     """The dotted keys whose values differ, with both values; ABSENT stands for a key that one side does not have."""
     sides = [flat({key: part for key, part in side.items() if key not in NOT_COMPARED}) for side in (one, other)]
     pairs = {key: tuple(side.get(key, ABSENT) for side in sides) for key in sorted(sides[0].keys() | sides[1].keys())}
-    return {key: (a, b) for key, (a, b) in pairs.items() if a is ABSENT or b is ABSENT or _text(a) != _text(b)}
+    return {key: (a, b) for key, (a, b) in pairs.items() if not _same(a, b)}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values mean the same: 15 is 15.0, and true is not 1."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
