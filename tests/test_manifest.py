@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from manifest import PACKAGES, manifest
+from manifest import manifest
+from snaketune.versions import PACKAGES
 
 
 def test_the_manifest_hashes_inputs_code_and_folders(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from snakemake.logging import logger
 ROOT = Path(os.path.relpath(workflow.basedir))
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
 
-from snaketune import config as configuration, terminal
+from snaketune import config as configuration, terminal, versions
 from snaketune.config import best_name, fold_name, seed_name, trial_name
 from snaketune.dag import SIDES, SPLITS, Dag, code_of, files_of, happens, settings_of
 from snaketune.runs import generations
@@ -37,6 +37,8 @@ except configuration.ConfigError as error:
 terminal.look_ahead(logger, dag, cores=lambda: workflow.cores)
 
 LOCK = str(ROOT / "requirements.lock")
+if workflow.is_main_process and (differing := versions.warning(Path(LOCK), dag.names)):
+    logger.warning(differing)
 PAGE_PARTS = ("workflow/report/macros.html.j2", "workflow/report/style.css")
 SORTED_PARTS = (*PAGE_PARTS, "workflow/report/sort.js")
 REPORT_PARTS = (

@@ -13,27 +13,12 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from hashlib import file_digest
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from snaketune import versions
 from snaketune.job import StageError, run
 
-PACKAGES = (
-    "snakemake",
-    "torch",
-    "transformers",
-    "datasets",
-    "tokenizers",
-    "accelerate",
-    "pandas",
-    "pyarrow",
-    "evaluate",
-    "sacrebleu",
-    "rouge-score",
-    "numpy",
-    "safetensors",
-)
 GPU_FACTS = ("name", "memory.total", "driver_version")
 PATIENCE = 20  # seconds for a command that only tells facts
 
@@ -44,7 +29,7 @@ def manifest(inputs: list[str], code: list[str], output: str, settings: dict[str
         "inputs": hashes(inputs),
         "config": settings,
         "code": hashes(code),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": versions.installed(),
         "python": platform.python_version(),
         "hardware": hardware(),
         "commit": commit(Path(__file__).parent),
@@ -86,13 +71,6 @@ def commit(folder: Path) -> str | None:
 def _name(file: Path) -> str:
     path, here = file.absolute(), Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.as_posix()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

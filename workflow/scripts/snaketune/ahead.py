@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from snaketune.dag import STAGE_FILES, Dag, happens, reads
-from snaketune.expected import past, training_seconds, work
+from snaketune.expected import mean, past, training_seconds, work
 from snaketune.planned import Planned, listed
 from snaketune.runs import generations
 
@@ -78,6 +79,7 @@ class Ahead:
 
     def __init__(self, jobs: list[Planned], dag: Dag, cores: int, results: Path = Path("results")) -> None:
         self.dag, self.cores, self.results = dag, cores, results
+        self._mean = cache(mean)  # of the files as they are in this call
         order = [*STAGE_FILES, *(job.stage for job in jobs)]
         self.stages: dict[tuple[str, str], list[Planned]] = {}
         for job in sorted(jobs, key=lambda job: order.index(job.stage)):
@@ -104,7 +106,7 @@ class Ahead:
     def _line(self, run: str, stage: str) -> Line:
         jobs = self.stages[run, stage]
         known = self._known(run)
-        measured = [past(job, self._ancestors(run)) for job in jobs]
+        measured = [past(job, self._ancestors(run), self._mean) for job in jobs]
         seconds = [found[0] if found else None for found in measured]
         if stage == "train" and known:
             told = training_seconds(self.dag, run, set(self.stages), self.results)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,23 @@ from snaketune.planned import Planned
 
 LEAST_MB = 30  # a Python process takes more: such a job was over before Snakemake measured it
 Key = tuple[str, str]  # run, stage
+Measured = tuple[float, float | None]  # seconds, peak memory in MB
 
 
-def past(job: Planned, parents: Iterable[str]) -> tuple[float, float | None] | None:
+def mean(folder: Path, rule: str) -> Measured | None:
+    """Mean seconds and highest peak (MB) of all jobs of a rule; a rule may have ten thousand."""
+    like = [folder / f"{rule}.tsv", *sorted(folder.glob(f"{rule}-*.tsv"))]
+    known = [found for file in like if (found := _measured(file))]
+    if not known:
+        return None
+    return sum(seconds for seconds, _ in known) / len(known), max((peak for _, peak in known if peak), default=None)
+
+
+def past(job: Planned, parents: Iterable[str], mean: Callable[[Path, str], Measured | None] = mean) -> Measured | None:
     """Seconds and peak memory (MB) of an equal job: of this run, else of those that it varies, else of any run.
 
-    In each run the same job comes first, then the mean over all jobs of its rule.
+    In each run the same job comes first, then the mean over all jobs of its rule; who asks for many jobs gives a
+    `mean` that remembers.
     """
     if job.benchmark is None:
         return None
@@ -30,16 +41,12 @@ def past(job: Planned, parents: Iterable[str]) -> tuple[float, float | None] | N
     logs = own.parents[2]
     others = sorted(logs.glob("*/benchmarks"), key=lambda folder: -folder.stat().st_mtime)
     for folder in dict.fromkeys([own.parent, *(logs / name / "benchmarks" for name in parents), *others]):
-        if found := _measured(folder / own.name):
+        if found := _measured(folder / own.name) or mean(folder, job.rule):
             return found
-        like = [folder / f"{job.rule}.tsv", *sorted(folder.glob(f"{job.rule}-*.tsv"))]
-        if known := [found for file in like if (found := _measured(file))]:
-            peaks = [peak for _, peak in known if peak]
-            return sum(seconds for seconds, _ in known) / len(known), max(peaks, default=None)
     return None
 
 
-def _measured(benchmark: Path) -> tuple[float, float | None] | None:
+def _measured(benchmark: Path) -> Measured | None:
     """Seconds and MB of one file; None where there is none, or none that can be read."""
     try:
         with benchmark.open(encoding="utf-8", newline="") as file:
