@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: run plan test lint format docs lock clean-store
+.PHONY: run plan test test-slurm lint format docs lock clean-store
 
 run: $(READY) ## The whole workflow on config/config.yaml
 	@PATH="$(abspath $(BIN)):$$PATH" snakemake
@@ -14,6 +14,9 @@ plan: $(READY) ## What a run would do, why, and how long it may take; nothing is
 
 test: $(READY) ## All tests
 	@$(BIN)/python -m pytest
+
+test-slurm: $(READY) ## The tests through a real Slurm, started for them and stopped again; root and Debian needed
+	@tests/slurm/run.sh $(abspath $(BIN))/python $(ARGS)
 
 lint: $(READY) ## What CI checks before it runs the tests
 	$(BIN)/ruff check .
@@ -33,9 +36,9 @@ docs: $(READY) ## config/README.md and the JSON schema, from the models in snake
 lock: ## Newest versions that pyproject.toml allows, written to requirements.lock
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/lock/bin/python -m pip install --quiet ".[dev,slurm]"
+	$(VENV)/lock/bin/python -m pip install --quiet ".[dev,slurm,kubernetes]"
 	{ echo "# Written by \`make lock\` from pyproject.toml; \`make\` installs exactly these."; \
-	  $(VENV)/lock/bin/python -m pip freeze --exclude snaketune | sed 's/+cpu$$//; /^nvidia-/d; /^triton==/d'; } > requirements.lock
+	  $(VENV)/lock/bin/python -m pip freeze --exclude snaketune | sed 's/+cpu$$//; /^nvidia-ml-py=/!{/^nvidia-/d}; /^triton==/d'; } > requirements.lock
 	rm -rf $(VENV)/lock
 
 clean-store: $(READY) ## Forget finished trainings; results stay. FORCE=1: those under way too

@@ -1,3 +1,5 @@
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.20")
@@ -9,8 +11,9 @@ if "source" not in config:
     configfile: workflow.source_path("config/config.yaml")
 
 
-# For `--sdm apptainer`, after `docker build -t snaketune:0.1.0 .`
-container: "docker-daemon://snaketune:0.1.0"
+# For `--sdm apptainer`: the image that `apptainer build snaketune.sif snaketune.def` makes, which every node of a cluster
+# can read; else the one of `docker build -t snaketune:0.1.0 .`, on this machine alone
+container: "snaketune.sif" if os.path.exists("snaketune.sif") else "docker-daemon://snaketune:0.1.0"
 
 
 include: "workflow/rules/common.smk"

@@ -8,9 +8,7 @@ Why     a page that opens anywhere, without a network, beside the numbers that i
 
 
 localrules:
-    data_report,
     curves,
-    manifest,
     report,
     card,
     leaderboard,
