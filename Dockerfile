@@ -18,13 +18,10 @@ COPY requirements.lock /opt/snaketune/requirements.lock
 RUN pip install --no-cache-dir --no-compile -r /opt/snaketune/requirements.lock && pip check
 
 # What a cluster needs besides, such as the head on Kubernetes: --build-arg APT=kubernetes-client
-# --build-arg PIP=snakemake-executor-plugin-cluster-generic==1.0.9
 ARG APT=""
-ARG PIP=""
 # hadolint ignore=DL3008
 RUN if [ -n "$APT" ]; then apt-get update && apt-get install -y --no-install-recommends $APT \
         && rm -rf /var/lib/apt/lists/*; fi
-RUN if [ -n "$PIP" ]; then pip install --no-cache-dir --no-compile -c /opt/snaketune/requirements.lock $PIP; fi
 
 # Any user may run it (docker run --user, a pod's security context), and finds a home to write to.
 RUN useradd --create-home --uid 1000 snaketune && chmod 1777 /home/snaketune
