@@ -13,7 +13,7 @@ plan: $(READY) ## What a run would do, why, and how long it may take; nothing is
 	@PATH="$(abspath $(BIN)):$$PATH" snakemake --dry-run
 
 test: $(READY) ## All tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(ARGS)
 
 test-slurm: $(READY) ## The tests through a real Slurm, started for them and stopped again; root and Debian needed
 	@tests/slurm/run.sh $(abspath $(BIN))/python $(ARGS)

@@ -58,6 +58,7 @@ def loss_of(folder: Path, model: str) -> float:
         return losses(loaded, str(folder / "results/micro/tokens/validation")).mean().item()
 
 
+@pytest.mark.slow
 def test_the_second_starts_from_what_the_first_has_learnt_and_reruns_with_it_alone(chain: Path) -> None:
     micro.snakemake(chain, *ENDS)
     told = json.loads((chain / ENDS[1]).read_text(encoding="utf-8"))

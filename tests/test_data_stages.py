@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 import micro
@@ -47,6 +48,7 @@ def test_data_files_are_byte_identical_in_another_place_with_one_core(built: Pat
     assert hashes(again, *everything) == hashes(built, *everything)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_shards_or_on_the_order_of_rows(workspace: Callable[[], Path]) -> None:
     rows = [row | {"extra": "x" * 40_000} for seed in range(1, 5) for row in micro.rows(48, seed=seed)]
     one, seven, shuffled = workspace(), workspace(), workspace()

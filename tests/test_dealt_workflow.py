@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 import micro
 from likelihood_runs import same
@@ -55,6 +56,7 @@ def test_the_best_of_a_search_is_dealt_as_its_run_is_before_it_is_known() -> Non
     assert runs.part_files("micro-best", "generate_base") == parts("micro-best", "generate", "base", 2)
 
 
+@pytest.mark.slow
 def test_several_jobs_make_the_tables_of_one_and_run_again_for_another_number_alone(
     workspace: Callable[[], Path],
 ) -> None:

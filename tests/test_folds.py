@@ -28,6 +28,7 @@ def row_ids(tables: Iterable[Path]) -> list[str]:
     return sorted(row for table in tables for row in pq.read_table(table)["row_id"].to_pylist())
 
 
+@pytest.mark.slow
 def test_folds_share_the_clean_rows_and_have_mean_and_spread_together(workspace: Callable[[], Path]) -> None:
     folder = workspace()
     micro.write_config(folder, CONFIG)

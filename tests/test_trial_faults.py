@@ -31,6 +31,7 @@ def read(path: Path | str) -> dict[str, Any]:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_trial_that_cannot_be_tokenized_is_written_down_and_stops_no_other(workspace: Callable[[], Path]) -> None:
     """Of 8 tokens no answer has so few; what 48 tokens come to is what the rules make of them, for the best run."""
     folder = workspace()

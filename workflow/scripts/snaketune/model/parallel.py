@@ -84,7 +84,10 @@ def world_of(device: torch.device, kind: str) -> Iterator[World]:
     try:
         yield World(dist.get_rank(), size, device, kind)
     finally:
-        dist.destroy_process_group()
+        # Gloo's group ends with the process (process.main): taken down here, it joins a thread of its own, which may be
+        # waiting for the interpreter that the join holds.
+        if device.type == "cuda":
+            dist.destroy_process_group()
 
 
 def spread(objective: nn.Module, world: World, precision: str) -> nn.Module:

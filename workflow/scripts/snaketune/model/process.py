@@ -215,18 +215,25 @@ def _ended(loop: Loop) -> str:
 
 
 def main(order: str) -> None:
-    """Run as one of several processes; a failure is written down for the job that waits."""
+    """Run as one of several processes; a failure is written down for the job that waits.
+
+    The process ends at once, without taking anything down: all is written by then, and taking down a group of gloo can
+    wait without end.
+    """
     work = Work(**json.loads(Path(order).read_text(encoding="utf-8")))
     speak_through(sys.stdout if os.environ["RANK"] == "0" else io.StringIO())  # one of them speaks
+    code = 1
     try:
         train_process(work)
+        code = 0
     except StageError as error:
         (Path(work.folder) / FAILURE).write_text(str(error), encoding="utf-8")
-        print(error, file=sys.stderr, flush=True)
-        sys.exit(1)
+        print(error, file=sys.stderr)
     except Exception:
         traceback.print_exc()
-        sys.exit(1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
