@@ -177,7 +177,7 @@ def test_a_wrong_configuration_is_refused_in_a_sentence(edits: dict, says: str, 
 
 def test_two_processes_train_in_one_job_even_where_the_profile_gives_one_gpu(workspace: Callable[[], Path]) -> None:
     folder = workspace()
-    micro.write_config(folder, micro.CONFIG | {"train": micro.CONFIG["train"] | {"devices": 2}})
+    micro.write_config(folder, micro.CONFIG | {"train": micro.CONFIG["train"] | {"devices": 2, "learning_rate": 0.02}})
     said = micro.snakemake(folder, "results/micro/train/summary.json").stdout
     assert "parameters learn; fp32" in said, "the first process is heard"
     summary = json.loads((folder / "results/micro/train/summary.json").read_text(encoding="utf-8"))
