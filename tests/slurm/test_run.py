@@ -36,7 +36,7 @@ def test_shards_are_jobs_of_their_own_and_light_rules_share_one(both):
     assert sum(count for name, count in names.items() if name.startswith("rule_tokenize_")) == 6
     assert names["rule_deal-micro_dedup_split"] == 1
     assert sum(count for name, count in names.items() if "numbers-micro" in name) == 1
-    assert not [name for name in names if name.startswith(("rule_report", "rule_card", "rule_data_report"))], "local"
+    assert not [name for name in names if name.startswith(("rule_report", "rule_card", "rule_curves"))], "local"
 
 
 def files(results: Path) -> set[str]:
