@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -47,6 +47,7 @@ def test_sentences_of_twenty_languages_are_told_apart() -> None:
 
 
 @given(st.lists(st.one_of(st.text(max_size=80), st.sampled_from([t for pair in SENTENCES.values() for t in pair]))))
+@example(["Lº", "ABRIL", "1ª VEZ", "ⅫⅠ", "Ⓐ"])
 @bounds(deadline=None, max_examples=60)
 def test_answers_and_probabilities_are_those_of_py3langid(theirs: LanguageIdentifier, texts: list[str]) -> None:
     codes, probabilities = identify(pa.array(texts, pa.string()))

@@ -1,8 +1,11 @@
 """Variants and seeds as a whole, on the micro example: what each of them runs, and nothing else."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 import micro
 from planned_jobs import planned
@@ -38,6 +41,10 @@ def test_a_variant_runs_its_own_stages_and_leaves_the_others_alone(workspace: Ca
     assert planned(folder) == counts(own=2, late=1), "no data stage, no score of the base"
     micro.write_config(folder, micro.CONFIG | variants(fast=0.02))
     micro.snakemake(folder)
+    assert not (folder / "results/fast/scores/base.parquet").exists()
+    (link,) = re.findall(r'href="([^"]*data.html)"', (folder / "results/fast/report.html").read_text(encoding="utf-8"))
+    assert (folder / "results/fast" / link).resolve() == folder / "results/micro/data.html"
+    assert len((folder / "results/leaderboard.csv").read_text().splitlines()) == 4
     micro.write_config(folder, micro.CONFIG | variants(fast=0.02, third=0.03))
     assert planned(folder) == counts(own=1)
     micro.write_config(folder, micro.CONFIG | variants())
@@ -48,6 +55,7 @@ def test_a_variant_runs_its_own_stages_and_leaves_the_others_alone(workspace: Ca
     assert "from the store" in said, "a renamed variant is not trained again"
 
 
+@pytest.mark.slow
 def test_seeds_have_their_spread_in_the_report(workspace: Callable[[], Path]) -> None:
     folder = workspace()
     micro.write_config(folder, micro.CONFIG | {"seeds": [1, 2]})

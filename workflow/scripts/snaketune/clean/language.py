@@ -110,7 +110,14 @@ def identify(texts: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]
     if not len(texts):
         return np.array([], dtype=object), np.zeros(0)
     heads = pc.utf8_normalize(pc.utf8_slice_codeunits(pc.fill_null(texts, ""), 0, HEAD_CHARS), "NFC")
-    data, offsets = buffers(pc.if_else(pc.utf8_is_upper(heads), pc.utf8_lower(heads), heads))
+    data, offsets = buffers(pc.if_else(_in_capitals(heads), pc.utf8_lower(heads), heads))
     known = model()
     best, probability = _classify(data, offsets, *known[:-1])
     return np.where(best < 0, UNKNOWN, known.codes[best]), probability
+
+
+def _in_capitals(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Which texts are of capitals, in the eyes of Python: `ª` and `ʰ` are small letters there, and none for Arrow."""
+    found = np.array(pc.utf8_is_upper(texts), dtype=bool)
+    found[found] = [text.isupper() for text in texts.filter(pa.array(found)).to_pylist()]  # of few rows
+    return pa.array(found)
