@@ -13,9 +13,9 @@ from planned_jobs import planned
 from snaketune.dag import SPLITS
 
 SPREAD = "results/micro/spread.json"
-NAMES = [f"micro-fold-{number}" for number in range(2)]
+NAMES = [f"micro-fold-{number}" for number in range(3)]
 CONFIG = micro.CONFIG | {
-    "folds": 2,
+    "folds": 3,
     "train": micro.CONFIG["train"] | {"epochs": 1, "evaluations": 1, "samples": 0},
     "generate": {"max_new_tokens": 1, "limit": 1},
     "score": {"metrics": ["exact_match"]},
@@ -34,9 +34,9 @@ def test_folds_share_the_clean_rows_and_have_mean_and_spread_together(workspace:
     micro.write_config(folder, CONFIG)
     jobs = planned(folder, SPREAD)
     assert not {"ingest", "clean", "sign", "dedup"} & set(jobs)
-    assert jobs["tokenize"] == jobs["tokens"] == 6
-    assert {jobs[rule] for rule in ("split", "plan", "train", "metrics")} == {2}
-    assert {jobs[rule] for rule in ("likelihood", "generate", "score")} == {4}, "of base and tuned"
+    assert jobs["tokenize"] == jobs["tokens"] == 9
+    assert {jobs[rule] for rule in ("split", "plan", "train", "metrics")} == {3}
+    assert {jobs[rule] for rule in ("likelihood", "generate", "score")} == {6}, "of base and tuned"
     micro.snakemake(folder, SPREAD)
     assert {path.name for name in NAMES for path in (folder / "results" / name).iterdir()} & {"clean", "dedup"} == set()
 
