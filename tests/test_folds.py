@@ -28,8 +28,7 @@ def row_ids(tables: Iterable[Path]) -> list[str]:
     return sorted(row for table in tables for row in pq.read_table(table)["row_id"].to_pylist())
 
 
-@pytest.mark.slow
-def test_folds_share_the_clean_rows_and_have_mean_and_spread_together(workspace: Callable[[], Path]) -> None:
+def test_folds_share_the_clean_rows(workspace: Callable[[], Path]) -> None:
     folder = workspace()
     micro.write_config(folder, CONFIG)
     jobs = planned(folder, SPREAD)
@@ -37,6 +36,12 @@ def test_folds_share_the_clean_rows_and_have_mean_and_spread_together(workspace:
     assert jobs["tokenize"] == jobs["tokens"] == 9
     assert {jobs[rule] for rule in ("split", "plan", "train", "metrics")} == {3}
     assert {jobs[rule] for rule in ("likelihood", "generate", "score")} == {6}, "of base and tuned"
+
+
+@pytest.mark.slow
+def test_folds_test_each_row_once_and_have_mean_and_spread_together(workspace: Callable[[], Path]) -> None:
+    folder = workspace()
+    micro.write_config(folder, CONFIG)
     micro.snakemake(folder, SPREAD)
     assert {path.name for name in NAMES for path in (folder / "results" / name).iterdir()} & {"clean", "dedup"} == set()
 

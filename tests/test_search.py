@@ -57,7 +57,7 @@ def test_one_core_and_two_cores_and_a_search_that_was_stopped_find_the_same(work
     deadline = time.monotonic() + 300
     while not list(stopped.glob("results/micro-trial-*/trial.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.terminate()  # Snakemake ends the jobs that run, and starts no other
+    process.terminate()  # Snakemake waits for the jobs that run, and starts no other
     process.wait(120)
     done = len(list(stopped.glob("results/micro-trial-*/trial.json")))
     assert 0 < done < 3, "it was stopped halfway"
